@@ -1,0 +1,212 @@
+"""Every exception blocksync raises on purpose, as one tree.
+
+Callers match on classes, people read the text, scripts read the exit code: so each class carries its exit
+code, a stable catalogue code, whether trying again can help, and a remedy in words that a person can act on.
+Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
+
+::
+
+    BlocksyncError                 1
+    ├── UsageError                 2   the request itself makes no sense
+    ├── IncompleteError            3   stopped early; what is durable stays, the same command resumes
+    ├── SourceError                4
+    ├── TargetError                5
+    │   ├── TargetRefusedError     5   rule 9: too small, mounted, held, not consented to
+    │   └── TargetSyncError        5   a sync failed; the window is unknown
+    ├── StateError                 6
+    │   ├── StateDamagedError      6   a checksum in durable state does not match
+    │   └── StateBusyError         6   another process of ours holds it
+    ├── PeerError                  7   the peer answered, and the answer is no
+    │   ├── ProtocolError          7   bytes that are no frame of ours
+    │   ├── VersionSkewError       7
+    │   └── SlotBusyError          7   somebody else is sending to this slot
+    ├── NetworkError               8
+    ├── IntegrityError             9   digests differ where they must not
+    ├── LayoutError               10   partition tables, LVM metadata, filesystems
+    ├── FlattenError              11
+    ├── TrustError                12   identity, pairing, grants
+    └── InterruptedTransferError 130   the user (or the agent) said stop
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import ClassVar
+
+
+class BlocksyncError(Exception):
+    """Base of all deliberate errors.
+
+    Args:
+        message: what happened, in one line, without a trailing period.
+        remedy: what the reader can do next; the class's default when left out.
+        safe: what is safe now (data, state), when that is worth saying.
+    """
+
+    exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "BS0001"
+    retryable: ClassVar[bool] = False
+    default_remedy: ClassVar[str] = "report this with the output of the same command and -v"
+
+    def __init__(self, message: str, *, remedy: str | None = None, safe: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy if remedy is not None else self.default_remedy
+        self.safe = safe
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(BlocksyncError):
+    exit_code = 2
+    code = "BS0200"
+    default_remedy = "see blocksync --help"
+
+
+class IncompleteError(BlocksyncError):
+    exit_code = 3
+    code = "BS0300"
+    retryable = True
+    default_remedy = "run the same command again: it resumes where the receiver's journal ends"
+
+
+class SourceError(BlocksyncError):
+    exit_code = 4
+    code = "BS0400"
+    default_remedy = "check the path and that you may read it"
+
+
+class TargetError(BlocksyncError):
+    exit_code = 5
+    code = "BS0500"
+    default_remedy = "check the target disk, then run the same command again"
+
+
+class TargetRefusedError(TargetError):
+    code = "BS0501"
+    default_remedy = "choose another target, or free this one"
+
+
+class TargetSyncError(TargetError):
+    code = "BS0502"
+    retryable = True
+    default_remedy = "look at the kernel log for the disk's errors; the affected window will be sent again"
+
+
+class StateError(BlocksyncError):
+    exit_code = 6
+    code = "BS0600"
+    default_remedy = "check the state folder's space and permissions, or name another with --state-dir"
+
+
+class StateDamagedError(StateError):
+    code = "BS0601"
+    default_remedy = "rebuild it by reading the target: blocksync manifest rebuild SLOT"
+
+
+class StateBusyError(StateError):
+    code = "BS0602"
+    default_remedy = "wait for the other process to end, or stop it"
+
+
+class PeerError(BlocksyncError):
+    exit_code = 7
+    code = "BS0700"
+    default_remedy = "look at the other end's messages"
+
+
+class ProtocolError(PeerError):
+    code = "BS0701"
+    default_remedy = "make sure that both ports belong to blocksync and both ends run the same version"
+
+
+class VersionSkewError(PeerError):
+    code = "BS0702"
+    default_remedy = "install the same version of blocksync-engine on both ends"
+
+
+class SlotBusyError(PeerError):
+    code = "BS0703"
+    default_remedy = "wait until the other sender has ended, or name another slot with --slot"
+
+
+class NetworkError(BlocksyncError):
+    exit_code = 8
+    code = "BS0800"
+    retryable = True
+    default_remedy = "check the address, the route and the firewall for the control and the data port"
+
+
+class IntegrityError(BlocksyncError):
+    exit_code = 9
+    code = "BS0900"
+    default_remedy = "run blocksync verify to list the ranges that differ, then send again"
+
+
+class LayoutError(BlocksyncError):
+    exit_code = 10
+    code = "BS1000"
+    default_remedy = "send the disk as a whole, without looking into it"
+
+
+class FlattenError(BlocksyncError):
+    exit_code = 11
+    code = "BS1100"
+    default_remedy = "send the disk as it is, without flatten"
+
+
+class TrustError(BlocksyncError):
+    exit_code = 12
+    code = "BS1200"
+    default_remedy = "pair again with a fresh code from blocksync recv"
+
+
+class InterruptedTransferError(BlocksyncError):
+    exit_code = 130
+    code = "BS1300"
+    default_remedy = "run the same command again: it resumes where the receiver's journal ends"
+
+
+class OutOfSpaceError(TargetError):
+    """ENOSPC or EDQUOT while writing the target (a sparse image on a full filesystem)."""
+
+    code = "BS0503"
+    default_remedy = "free space on the target's filesystem, then run the same command again"
+
+
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "run as root, or give this user the permission",
+    errno.EPERM: "run as root, or give this user the permission",
+    errno.ENOSPC: "free space there, then run the same command again",
+    errno.EDQUOT: "raise the quota there, then run the same command again",
+    errno.EIO: "look at the kernel log for the disk's errors (dmesg)",
+    errno.EROFS: "it is read-only: choose another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EISDIR: "name a file or a device, not a folder",
+    errno.EBUSY: "something holds it: see lsblk, mount and losetup",
+}
+
+
+def from_os_error(
+    error: OSError, kind: type[BlocksyncError], doing: str, *, safe: str | None = None
+) -> BlocksyncError:
+    """Map an operating-system error at the boundary; raise the result ``from`` the cause.
+
+    Args:
+        error: what the system call raised.
+        kind: the class of the room it happened in (for example :class:`SourceError`).
+        doing: the action and its object, as in ``"cannot open disk.img"``.
+        safe: what is safe now.
+
+    Returns:
+        an instance of ``kind``; :class:`OutOfSpaceError` for a full target.
+    """
+    number = error.errno
+    if kind is TargetError and number in (errno.ENOSPC, errno.EDQUOT):
+        kind = OutOfSpaceError
+    reason = os.strerror(number) if number else (str(error) or type(error).__name__)
+    remedy = _REMEDIES.get(number) if number is not None else None
+    return kind(f"{doing}: {reason}", remedy=remedy, safe=safe)

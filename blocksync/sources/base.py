@@ -1,0 +1,90 @@
+"""What the engine asks of a place that blocks come from.
+
+Implementations declare what they can do in :class:`SourceCapabilities`; nobody asks ``isinstance``. Wrappers (rate
+limit, fault, trace) implement the same class. ``tests/sources/conformance.py`` is run against each.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from typing_extensions import Self
+
+from blocksync.extents import Extent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCapabilities:
+    """What a source can do.
+
+    Args:
+        extents: :meth:`Source.extents` knows holes or zeros; otherwise it answers one data extent.
+        direct: reads bypass the page cache.
+        alignment: offsets, lengths and buffer addresses must be multiples of this many bytes, except for a
+            read that ends at the end of the disk; 1 where it does not matter.
+        consistency: what a read of the whole disk means: ``"live"`` while somebody may be writing,
+            ``"crash"`` for a point-in-time view, ``"application"`` where writers took part.
+    """
+
+    extents: bool
+    direct: bool
+    alignment: int
+    consistency: str = "live"
+
+
+class Source(abc.ABC):
+    """A disk that is read; never written.
+
+    Obligations of an implementation:
+
+    * all methods may be called from several threads at once, except :meth:`close`;
+    * ``size`` does not change while it is open; a source that grows or shrinks fails in :meth:`check`;
+    * errors of the world are :class:`~blocksync.errors.SourceError`, from the cause.
+    """
+
+    name: str
+    """What a person calls it: the path."""
+    identity: str
+    """Stays the same for the same disk across reboots as far as the system tells; differs for other disks."""
+    size: int
+    """Bytes, a multiple of 512 (a file's last partial sector reads as zeros)."""
+    sector_bytes: int
+    capabilities: SourceCapabilities
+
+    @abc.abstractmethod
+    def extents(self) -> Iterator[Extent]:
+        """Yield, lazily and in order, extents that cover ``[0, size)`` without gap or overlap.
+
+        Holes and zeros are only ever claimed where every byte reads as zero at the time of asking.
+        """
+
+    @abc.abstractmethod
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the whole buffer from ``offset``; short reads are repeated here.
+
+        Raises:
+            SourceError: a read failed, or the range leaves the disk.
+        """
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Called after the last read of a pass, before it is committed.
+
+        Raises:
+            SourceError: what was read is not a view of one disk (the size changed, a snapshot overflowed).
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Release everything; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
