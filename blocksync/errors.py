@@ -8,6 +8,7 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
 
     BlocksyncError                 1
     ├── UsageError                 2   the request itself makes no sense
+    │   └── KernelsError           2   the native kernels were insisted on and cannot be had
     ├── IncompleteError            3   stopped early; what is durable stays, the same command resumes
     ├── SourceError                4
     ├── TargetError                5
@@ -63,6 +64,14 @@ class UsageError(BlocksyncError):
     exit_code = 2
     code = "BS0200"
     default_remedy = "see blocksync --help"
+
+
+class KernelsError(UsageError):
+    code = "BS0201"
+    default_remedy = (
+        "install a Rust toolchain, then BLOCKSYNC_BUILD_NATIVE=yes pip install --force-reinstall blocksync-engine; "
+        "or unset BLOCKSYNC_KERNELS to use the Python kernels"
+    )
 
 
 class IncompleteError(BlocksyncError):

@@ -1,0 +1,119 @@
+"""What both implementations of the kernels agree on: digest kinds, flags, sizes, and which arguments are refused.
+
+The digest of a block is a tree of two levels. A page's digest is H(page), 16 bytes; a block's digest is
+H(page digest 0 ‖ page digest 1 ‖ …), so that every byte of a disk is read and digested once, and the digests of
+pages, of which the manifest keeps four bytes each, fall out on the way. A short last page and a short last block are
+digested as they are, without padding. A block of one page is folded like any other.
+
+H is one of
+
+* XXH3-128 (Yann Collet, https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md) with a 64-bit seed, in its canonical
+  big-endian form. The seed is the first 8 bytes of the key, little-endian. It is no cryptographic digest.
+* BLAKE3 (https://github.com/BLAKE3-team/BLAKE3-specs) in its keyed mode with the 32-byte key, its first 16 bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+from typing_extensions import Buffer
+
+from blocksync.geometry import DIGEST_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, PAGE_BYTES, PAGE_DIGEST_BYTES
+
+INTERFACE = 1
+"""Raised whenever a kernel's signature or result changes, so that a stale extension module is never used."""
+
+KEY_BYTES = 32
+ZERO_FLAG = 1
+SAME_FLAG = 2
+
+
+class DigestKind(enum.IntEnum):
+    """The function H; the numbers stand in the protocol and in manifests."""
+
+    XXH3 = 1
+    BLAKE3 = 2
+
+
+class Kernels(Protocol):
+    """The functions that :mod:`blocksync._native` and :mod:`blocksync.kernels.python` both have."""
+
+    INTERFACE: int
+
+    def describe(self) -> str:
+        """Name the implementation and the instruction sets in use here."""
+
+    def scan(
+        self,
+        data: Buffer,
+        block_bytes: int,
+        kind: int,
+        key: Buffer,
+        digests: Buffer,
+        pages: Buffer,
+        old_digests: Buffer | None = None,
+    ) -> bytes:
+        """Digest a run of blocks in one pass; releases the GIL where it is native.
+
+        Args:
+            data: contiguous, not empty; its last block and page may be short. Must not change meanwhile: bytes
+                that change give a digest of no state the data was ever in, but nothing worse.
+            block_bytes: a power of two, 4 KiB to 16 MiB.
+            kind: a :class:`DigestKind`.
+            key: 32 bytes.
+            digests: writable, 16 bytes a block; filled.
+            pages: writable; empty where sub-digests are not wanted, else 4 bytes a slot and ``block_bytes // 4096``
+                slots a block; filled with bytes 12 to 16 of each page's digest, and with zeros where a short last
+                block has no page.
+            old_digests: 16 bytes a block, to compare with.
+
+        Returns:
+            one byte of flags a block: ``ZERO_FLAG`` where all its bytes are zero, ``SAME_FLAG`` where its digest equals the
+            old one.
+
+        Raises:
+            ValueError: a size, the kind or the key is not as above. Nothing has been written then.
+        """
+
+    def fold(self, kind: int, key: Buffer, data: Buffer) -> bytes:
+        """H(data), 16 bytes, for segment digests, roots and runs of digests; the data may be empty.
+
+        Raises:
+            ValueError: the kind or the key is not one.
+        """
+
+    def is_zero(self, data: Buffer) -> bool:
+        """Tell whether every byte is zero; true of no bytes at all."""
+
+    def page_runs(self, old_pages: Buffer, new_pages: Buffer) -> list[tuple[int, int]]:
+        """Compare the sub-digests of one block.
+
+        Returns:
+            ``(first page, count)`` of each longest run of pages whose sub-digests differ, in order.
+
+        Raises:
+            ValueError: the two differ in length, or do not consist of whole sub-digests.
+        """
+
+
+def check_scan(
+    data: memoryview, block_bytes: int, digests: memoryview, pages: memoryview, old_digests: memoryview | None
+) -> None:
+    """Refuse what :meth:`Kernels.scan` refuses, but for the kind and the key."""
+    if not MIN_BLOCK_BYTES <= block_bytes <= MAX_BLOCK_BYTES or block_bytes & (block_bytes - 1):
+        raise ValueError(f"block size {block_bytes} is not a power of two from 4 KiB to 16 MiB")
+    if not data.nbytes:
+        raise ValueError("there is no data to scan")
+    blocks = -(-data.nbytes // block_bytes)
+    if digests.readonly or pages.readonly:
+        raise ValueError("digests and pages must be writable")
+    if digests.nbytes != blocks * DIGEST_BYTES:
+        raise ValueError(f"digests have {digests.nbytes} bytes where {blocks} blocks need {blocks * DIGEST_BYTES}")
+    slots = blocks * (block_bytes // PAGE_BYTES) * PAGE_DIGEST_BYTES
+    if pages.nbytes not in (0, slots):
+        raise ValueError(f"pages have {pages.nbytes} bytes where {blocks} blocks need {slots} or none")
+    if old_digests is not None and old_digests.nbytes != blocks * DIGEST_BYTES:
+        raise ValueError(
+            f"old digests have {old_digests.nbytes} bytes where {blocks} blocks need {blocks * DIGEST_BYTES}"
+        )

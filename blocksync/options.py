@@ -1,0 +1,223 @@
+"""Frozen option and result dataclasses of the public API. No defaults are read from anywhere but here."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_CONTROL_PORT = 8080
+DEFAULT_DATA_PORT = 8703
+DEFAULT_CONNECTIONS = 4
+DEFAULT_RETRY_SECONDS = 600.0
+
+
+class Digest(str, enum.Enum):
+    """Identity of blocks: fast, or keyed against hostile content."""
+
+    XXH3 = "xxh3"
+    BLAKE3 = "blake3"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A moment of a running transfer; counts only what is complete.
+
+    Args:
+        stage: ``connecting``, ``waiting`` (before a retry), ``planning``, ``transferring``, ``committing``,
+            ``verifying``, ``done``; on the receiver also ``listening``, ``opened``, ``paired``, ``closed``.
+        slot: the slot concerned, where there is one.
+        size: of the disk, bytes.
+        done: bytes of the disk dealt with in this pass.
+        durable: bytes the receiver has acknowledged as durable in this session.
+        wire: bytes sent on the data connections in this pass.
+        read: bytes read from the source.
+        changed: plain bytes sent.
+        seconds: since the pass began.
+        bottleneck: ``read``, ``processor``, ``link`` or empty.
+        level: of compression at the moment; None while it is off.
+        message: for people, one line, where there is something to say (a retry, a code).
+        detail: for programs.
+    """
+
+    stage: str
+    slot: str = ""
+    size: int = 0
+    done: int = 0
+    durable: int = 0
+    wire: int = 0
+    read: int = 0
+    changed: int = 0
+    seconds: float = 0.0
+    bottleneck: str = ""
+    level: int | None = None
+    message: str = ""
+    detail: dict[str, object] = field(default_factory=dict)
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendOptions:
+    """One pass of one source to one slot.
+
+    Args:
+        to: ``HOST[:CONTROL_PORT]``, IPv6 in brackets.
+        slot: the receiver's name for the target; empty where the sender is granted exactly one.
+        code: pairing code; only for the first time.
+        state_dir: folder of identity, pins and copies of manifests; None for the system's.
+        connections: data connections at most.
+        digest: for a new slot.
+        block_bytes: for a new slot, 4 KiB to 16 MiB.
+        level: zstd level; None adapts; 0 never compresses.
+        bwlimit: bytes a second on the wire; 0 for no limit.
+        retry_seconds: how long to go on trying without progress.
+        replace: consent that another source's disk replaces what the slot holds.
+        progress: called from a thread of ours, about once a second.
+    """
+
+    to: str
+    slot: str = ""
+    code: str | None = None
+    state_dir: Path | None = None
+    connections: int = DEFAULT_CONNECTIONS
+    digest: Digest = Digest.XXH3
+    block_bytes: int = 64 << 10
+    level: int | None = None
+    bwlimit: int = 0
+    retry_seconds: float = DEFAULT_RETRY_SECONDS
+    replace: bool = False
+    progress: ProgressCallback | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSpec:
+    """A target that a receiver offers.
+
+    Args:
+        path: of a file or a block device.
+        slot: its name for peers; one that is made from the path when empty.
+        create_size: bytes; makes a new image file.
+        overwrite: consent to a target that is not empty.
+    """
+
+    path: str
+    slot: str = ""
+    create_size: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveOptions:
+    """What a receiver serves.
+
+    Args:
+        targets: at least one.
+        listen: address; empty for all.
+        control_port, data_port: 0 picks a free one.
+        code_file: where the pairing code is also written (0600).
+        once: stop after one committed pass of each target.
+        on_listening: called with a :class:`Listening` once both ports answer.
+    """
+
+    targets: tuple[TargetSpec, ...]
+    listen: str = ""
+    control_port: int = DEFAULT_CONTROL_PORT
+    data_port: int = DEFAULT_DATA_PORT
+    state_dir: Path | None = None
+    code_file: Path | None = None
+    once: bool = False
+    progress: ProgressCallback | None = None
+    on_listening: Callable[[Listening], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where a receiver listens and the pairing code that lets one sender in."""
+
+    control_port: int
+    data_port: int
+    code: str
+    fingerprint: str
+    slots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyOptions:
+    """Both ends in one process. The fields mean what they mean in the other options."""
+
+    create: bool = False
+    overwrite: bool = False
+    state_dir: Path | None = None
+    digest: Digest = Digest.XXH3
+    block_bytes: int = 64 << 10
+    replace: bool = False
+    progress: ProgressCallback | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions:
+    to: str
+    slot: str = ""
+    code: str | None = None
+    state_dir: Path | None = None
+    progress: ProgressCallback | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendResult:
+    """A committed pass: *transferred*, which is less than *identical* (that is what verify says).
+
+    Args:
+        kind: ``full`` or ``incremental``.
+        size: of the disk; read, changed (plain bytes sent), wire (bytes on the data connections): bytes.
+        zero: bytes that were sent as ranges of zeros.
+        resent: bytes the receiver asked for again as whole blocks.
+        resumed: bytes that were durable already when an interrupted pass was taken up again.
+        retries: connections that broke on the way.
+        root: hex root of the digest tree that both ends agreed on.
+        consistency: ``live``, ``crash`` or ``application``.
+    """
+
+    slot: str
+    kind: str
+    generation: int
+    size: int
+    read: int
+    changed: int
+    zero: int
+    wire: int
+    resent: int
+    resumed: int
+    retries: int
+    seconds: float
+    level: int | None
+    bottleneck: str
+    root: str
+    consistency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyResult:
+    """``identical`` only when both sides read everything and no range differs.
+
+    Args:
+        differing: ``(offset, length)`` in bytes, at most ``MAX_DIFFERING_RANGES`` of them.
+        differing_bytes: in all, also where the list was cut.
+    """
+
+    slot: str
+    identical: bool
+    size: int
+    seconds: float
+    differing: tuple[tuple[int, int], ...] = ()
+    differing_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveResult:
+    """What a receiver did until it ended: ``(slot, generation)`` of each committed pass."""
+
+    committed: tuple[tuple[str, int], ...] = ()

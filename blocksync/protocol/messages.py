@@ -1,0 +1,180 @@
+"""The control port's messages: frozen dataclasses, JSON in and out, parsed strictly and within bounds."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from blocksync.errors import ProtocolError
+
+CONTROL_VERSION = 1
+MAX_TEXT_CHARACTERS = 1024
+# Far above what any message needs; the HTTP layer refuses larger bodies before they are read.
+MAX_MESSAGE_BYTES = 64 << 10
+
+T = TypeVar("T", bound="Message")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """Base: fields are str, int, bool or bytes (hex on the wire)."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            field.name: value.hex() if isinstance(value, bytes) else value
+            for field in dataclasses.fields(self)
+            for value in (getattr(self, field.name),)
+        }
+
+    @classmethod
+    def from_json(cls: type[T], said: object) -> T:
+        """Parse.
+
+        Raises:
+            ProtocolError: not an object, a field is missing, unknown, of another type, or out of bounds.
+        """
+        if not isinstance(said, dict):
+            raise ProtocolError(f"a {cls.__name__} must be a JSON object")
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for name, hint in hints.items():
+            if name not in said:
+                raise ProtocolError(f"a {cls.__name__} lacks {name!r}")
+            values[name] = _parse(cls.__name__, name, hint, said[name])
+        return cls(**values)
+
+
+def _parse(message: str, name: str, hint: type, value: object) -> Any:
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
+        return value
+    if isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS:
+        if hint is str:
+            return value
+        if hint is bytes:
+            try:
+                return bytes.fromhex(value)
+            except ValueError as error:
+                raise ProtocolError(f"{message}.{name} is not hexadecimal") from error
+    raise ProtocolError(f"{message}.{name} has an unusable value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRequest(Message):
+    """A sender asks for a session on a slot. Manifest fields describe its copy; empty where it has none."""
+
+    version: int
+    slot: str
+    source_identity: str
+    source_name: str
+    size: int
+    sector_bytes: int
+    block_bytes: int
+    digest: int
+    connections: int
+    replace: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAnswer(Message):
+    """A session: where its data goes and what the slot durably holds.
+
+    ``generation`` counts committed passes; ``pass_open`` says that claims beyond it exist (an interrupted pass).
+    """
+
+    session: bytes
+    token: bytes
+    epoch: int
+    data_port: int
+    slot: str
+    manifest_id: bytes
+    generation: int
+    pass_open: bool
+    size: int
+    sector_bytes: int
+    block_bytes: int
+    digest: int
+    key: bytes
+    root: bytes
+    connections: int
+    frame_bytes: int
+    known_bytes: int
+    notice: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat(Message):
+    """The receiver's answer to a sender's sign of life."""
+
+    durable: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitRequest(Message):
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitAnswer(Message):
+    generation: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyRequest(Message):
+    """Digests of ``[offset, offset + length)`` in pieces of ``piece_bytes``, BLAKE3 keyed with a fresh key."""
+
+    version: int
+    slot: str
+    size: int
+    offset: int
+    length: int
+    piece_bytes: int
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyAnswer(Message):
+    slot: str
+    size: int
+
+
+class ControlPort(abc.ABC):
+    """What a sender can ask of a receiver; the HTTPS client and the receiver in the same process both are one.
+
+    Blocking; may be called from several threads. Errors are :class:`~blocksync.errors.BlocksyncError`: of the
+    receiver's by its code, :class:`~blocksync.errors.NetworkError` where no answer came.
+    """
+
+    @abc.abstractmethod
+    def open(self, request: OpenRequest) -> OpenAnswer:
+        """Open a session, or take up an interrupted pass; every earlier epoch of the slot ends."""
+
+    @abc.abstractmethod
+    def segment_digests(self, session: bytes) -> bytes:
+        """16 bytes a segment of the receiver's manifest as it durably is."""
+
+    @abc.abstractmethod
+    def segment(self, session: bytes, index: int) -> tuple[int, bytes]:
+        """State and canonical payload of one segment."""
+
+    @abc.abstractmethod
+    def heartbeat(self, session: bytes) -> Heartbeat:
+        """Say that the sender lives, learn what is durable."""
+
+    @abc.abstractmethod
+    def commit(self, session: bytes, request: CommitRequest) -> CommitAnswer:
+        """End the pass: everything durable, roots equal, manifest committed."""
+
+    @abc.abstractmethod
+    def close(self, session: bytes) -> None:
+        """End the session without committing; what is durable stays."""
+
+    @abc.abstractmethod
+    def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
+        """The answer, and the concatenated 32-byte digests of the pieces in order, in parts of any length."""
