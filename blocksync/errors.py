@@ -20,7 +20,8 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     ├── PeerError                  7   the peer answered, and the answer is no
     │   ├── ProtocolError          7   bytes that are no frame of ours
     │   ├── VersionSkewError       7
-    │   └── SlotBusyError          7   somebody else is sending to this slot
+    │   ├── SlotBusyError          7   somebody else is sending to this slot
+    │   └── SlotPreparingError     7   the target is being re-hashed; ask again
     ├── NetworkError               8
     ├── IntegrityError             9   digests differ where they must not
     ├── LayoutError               10   partition tables, LVM metadata, filesystems
@@ -139,6 +140,14 @@ class VersionSkewError(PeerError):
 class SlotBusyError(PeerError):
     code = "BS0703"
     default_remedy = "wait until the other sender has ended, or name another slot with --slot"
+
+
+class SlotPreparingError(PeerError):
+    """The receiver is re-hashing the target; it can be asked again."""
+
+    code = "BS0704"
+    retryable = True
+    default_remedy = "wait: the sender asks again by itself"
 
 
 class NetworkError(BlocksyncError):

@@ -1,0 +1,69 @@
+"""What a pass has to look at. Pure: a generator over extents and the map of what the receiver holds.
+
+A retry plans anew: whatever the receiver made durable before is in the map by then and is subtracted here or by the
+scan. The plan walks holes segment by segment, so a sparse disk costs what it holds, not what it spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from blocksync.extents import Extent, align, split
+from blocksync.geometry import SEGMENT_BYTES, Geometry
+from blocksync.manifest.working import BlockMap
+
+
+@dataclass(frozen=True, slots=True)
+class ScanChunk:
+    """Read and digest this range, send what differs."""
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendZeros:
+    """The range reads as zeros at the source and the receiver does not know it as zeros."""
+
+    offset: int
+    length: int
+
+
+Step = ScanChunk | SendZeros
+
+
+def plan(extents: Iterable[Extent], geometry: Geometry, known: BlockMap) -> Iterator[Step]:
+    """The steps of a pass, lazily, in the order of the disk.
+
+    Args:
+        extents: of the source, covering the disk.
+        known: what the receiver holds; read while the pass runs, but only for ranges not yet walked.
+    """
+    held: SendZeros | None = None
+    for extent in align(extents, geometry.block_bytes, geometry.size):
+        if not extent.reads_as_zeros:
+            if held is not None:
+                yield held
+                held = None
+            for piece in split(extent, geometry.chunk_bytes):
+                yield ScanChunk(piece.offset, piece.length)
+            continue
+        for piece in split(extent, SEGMENT_BYTES):
+            for offset, length in _not_known_zero(piece, geometry, known):
+                if held is not None and held.offset + held.length == offset:
+                    held = SendZeros(held.offset, held.length + length)
+                    continue
+                if held is not None:
+                    yield held
+                held = SendZeros(offset, length)
+    if held is not None:
+        yield held
+
+
+def _not_known_zero(piece: Extent, geometry: Geometry, known: BlockMap) -> Iterator[tuple[int, int]]:
+    """Runs of a hole within one segment whose blocks are not known to be zero at the receiver."""
+    first, count = geometry.blocks_of(piece.offset, piece.length)
+    for run_first, run_count in known.nonzero_runs(first, count):
+        start = run_first * geometry.block_bytes
+        yield start, min(run_count * geometry.block_bytes, geometry.size - start)

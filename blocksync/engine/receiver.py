@@ -1,0 +1,264 @@
+"""The receiver: slots, who may use them, and what a sender can ask for.
+
+:class:`Receiver` holds the slots and the data connections; :class:`PeerPort` is one peer's view of it, in which every
+operation is checked against the peer's grants. The HTTPS server puts requests to it, and ``copy`` calls it directly.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from blocksync.control.service import Peer
+from blocksync.engine.inbound import serve
+from blocksync.engine.slot import Session, Slot
+from blocksync.engine.verify import piece_digests
+from blocksync.errors import (
+    BlocksyncError,
+    NetworkError,
+    PeerError,
+    ProtocolError,
+    SlotBusyError,
+    TrustError,
+    VersionSkewError,
+)
+from blocksync.options import Progress
+from blocksync.protocol.messages import (
+    CONTROL_VERSION,
+    CommitAnswer,
+    CommitRequest,
+    ControlPort,
+    Heartbeat,
+    OpenAnswer,
+    OpenRequest,
+    VerifyAnswer,
+    VerifyRequest,
+)
+from blocksync.protocol.receiver import Binding, DataReceiver
+from blocksync.protocol.wire import Hello
+from blocksync.transports.link import Link
+
+Handler = Callable[[Link, DataReceiver], None]
+MIN_VERIFY_PIECE_BYTES = 4096
+MAX_VERIFY_PIECE_BYTES = 64 << 20
+
+
+class Receiver:
+    """Owns the slots.
+
+    Args:
+        slots: by name.
+        allowed: the grants; asked for each operation.
+        tell: takes progress events.
+    """
+
+    def __init__(
+        self, slots: dict[str, Slot], allowed: Callable[[Peer, str], bool], tell: Callable[[Progress], None]
+    ) -> None:
+        self.slots = slots
+        self.data_port = 0
+        self.tell = tell
+        self._allowed = allowed
+
+    def allowed_slots(self, peer: Peer) -> list[str]:
+        return [name for name in self.slots if self._allowed(peer, name)]
+
+    def slot_for(self, peer: Peer, name: str) -> Slot:
+        """The slot that a peer means; an empty name means its only one.
+
+        Raises:
+            TrustError: none, or not granted; which of both is not told.
+        """
+        granted = self.allowed_slots(peer)
+        if not name and len(granted) == 1:
+            name = granted[0]
+        if not name and len(granted) > 1:
+            raise PeerError(
+                f"this sender may use several slots: {', '.join(granted)}", remedy="name one of them with --slot"
+            )
+        if name not in granted:
+            raise TrustError(
+                f"this sender has no grant for slot {name or '(any)'}",
+                remedy="pair again with a fresh code from blocksync recv, or name another slot with --slot",
+            )
+        return self.slots[name]
+
+    def find(self, session_id: bytes, fingerprint: bytes | None) -> tuple[Slot, Session]:
+        """A running session of this peer.
+
+        Raises:
+            PeerError: there is none (any more): retrying with a new session helps.
+        """
+        for slot in self.slots.values():
+            session = slot.session
+            if session is None or not hmac.compare_digest(session.session_id, session_id):
+                continue
+            if fingerprint is not None and session.peer.fingerprint != fingerprint:
+                break
+            if not self._allowed(session.peer, slot.name):
+                raise TrustError(f"the grant for slot {slot.name} was withdrawn")
+            return slot, session
+        # Retryable: the next attempt opens a new session and learns what is durable.
+        raise NetworkError("the session has ended at the receiver")
+
+    def authorise(self, hello: Hello, fingerprint: bytes | None) -> Handler:
+        """Admit a data connection that named its session and token; called by the listener.
+
+        Raises:
+            BlocksyncError: the connection is refused.
+        """
+        _, session = self.find(hello.session, fingerprint)
+        if not hmac.compare_digest(session.token, hello.token):
+            raise TrustError("the data connection's token is not the session's")
+
+        def handle(link: Link, core: DataReceiver) -> None:
+            self._serve(session, link, core)
+
+        return handle
+
+    def _serve(self, session: Session, link: Link, core: DataReceiver) -> None:
+        if len(session.links) >= session.limits.connections or session.ended.is_set():
+            link.close()
+            return
+        session.links.add(link)
+        binding = Binding(epoch=session.epoch, geometry=session.geometry, limits=session.limits)
+        try:
+            serve(link, core, binding, session.landing)
+        except BlocksyncError as error:
+            if not session.ended.is_set():
+                self.tell(Progress(stage="transferring", message=f"{session.peer.name}: {error.message}"))
+        finally:
+            session.links.discard(link)
+            session.last_seen = time.monotonic()
+
+    def close(self) -> None:
+        for slot in self.slots.values():
+            slot.close()
+
+
+class PeerPort(ControlPort):
+    """What one peer may ask for.
+
+    Args:
+        receiver: the slots.
+        peer: proven by its certificate.
+    """
+
+    def __init__(self, receiver: Receiver, peer: Peer) -> None:
+        self._receiver = receiver
+        self._peer = peer
+
+    def open(self, request: OpenRequest) -> OpenAnswer:
+        _check_version(request.version)
+        slot = self._receiver.slot_for(self._peer, request.slot)
+        with slot.lock:
+            session, notice = slot.open(self._peer, request)
+            store = slot.store
+            assert store is not None
+            geometry = store.geometry
+            known = store.map.counts().known_blocks * geometry.block_bytes
+            answer = OpenAnswer(
+                session=session.session_id,
+                token=session.token,
+                epoch=session.epoch,
+                data_port=self._receiver.data_port,
+                slot=slot.name,
+                manifest_id=store.manifest_id,
+                generation=store.generation,
+                pass_open=not store.complete,
+                size=geometry.size,
+                sector_bytes=geometry.sector_bytes,
+                block_bytes=geometry.block_bytes,
+                digest=store.kind,
+                key=store.key,
+                root=store.map.root(),
+                connections=session.limits.connections,
+                frame_bytes=session.limits.frame_bytes,
+                known_bytes=min(known, geometry.size),
+                notice=notice,
+            )
+        self._tell("opened", slot, f"{self._peer.name} sends {request.source_name}")
+        return answer
+
+    def segment_digests(self, session: bytes) -> bytes:
+        slot, _ = self._find(session)
+        assert slot.store is not None
+        return slot.store.map.segment_digests()
+
+    def segment(self, session: bytes, index: int) -> tuple[int, bytes]:
+        slot, found = self._find(session)
+        assert slot.store is not None
+        if not 0 <= index < found.geometry.segment_count:
+            raise ProtocolError(f"there is no segment {index}")
+        return slot.store.map.export_segment(index)
+
+    def heartbeat(self, session: bytes) -> Heartbeat:
+        slot, found = self._find(session)
+        failure = found.landing.failure
+        if failure is not None:
+            raise failure
+        self._receiver.tell(
+            Progress(stage="transferring", slot=slot.name, size=found.geometry.size, durable=found.landing.durable_bytes)
+        )
+        return Heartbeat(durable=found.landing.durable_bytes, epoch=found.epoch)
+
+    def commit(self, session: bytes, request: CommitRequest) -> CommitAnswer:
+        slot, found = self._find(session)
+        self._await_connections(found)
+        generation = slot.commit(found, request.root)
+        self._tell("committed", slot, f"generation {generation} committed")
+        return CommitAnswer(generation=generation, root=request.root)
+
+    def _await_connections(self, session: Session) -> None:
+        # A connection's last answer may be with the sender before its thread here has ended.
+        for link in tuple(session.links):
+            deadline = time.monotonic() + 10
+            while link in session.links and time.monotonic() < deadline:
+                threading.Event().wait(0.002)
+
+    def close(self, session: bytes) -> None:
+        try:
+            slot, found = self._find(session)
+        except BlocksyncError:
+            return
+        slot.end(found)
+        self._tell("closed", slot, f"{self._peer.name} ended its session; what is durable stays")
+
+    def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
+        _check_version(request.version)
+        slot = self._receiver.slot_for(self._peer, request.slot)
+        size = request.size
+        if size > slot.target.size:
+            raise PeerError(f"target {slot.name} has {slot.target.size} bytes, the source {size}")
+        piece = request.piece_bytes
+        if not MIN_VERIFY_PIECE_BYTES <= piece <= MAX_VERIFY_PIECE_BYTES or piece % 4096 or len(request.key) != 32:
+            raise ProtocolError("a verify asks for pieces out of bounds")
+        if request.offset % piece or request.offset + request.length > size or not request.length:
+            raise ProtocolError("a verify asks for a range out of bounds")
+        with slot.lock:
+            if slot.session is not None and not slot.session.silent():
+                raise SlotBusyError(f"slot {slot.name} is being written to by {slot.session.peer.name}")
+            slot.verifying += 1
+        return VerifyAnswer(slot=slot.name, size=slot.target.size), self._digests(slot, request)
+
+    def _digests(self, slot: Slot, request: VerifyRequest) -> Iterator[bytes]:
+        try:
+            yield from piece_digests(slot.target, request.offset, request.length, request.piece_bytes, request.key)
+        finally:
+            with slot.lock:
+                slot.verifying -= 1
+
+    def _find(self, session: bytes) -> tuple[Slot, Session]:
+        slot, found = self._receiver.find(session, self._peer.fingerprint)
+        found.last_seen = time.monotonic()
+        return slot, found
+
+    def _tell(self, stage: str, slot: Slot, message: str) -> None:
+        self._receiver.tell(Progress(stage=stage, slot=slot.name, size=slot.target.size, message=message))
+
+
+def _check_version(version: int) -> None:
+    if version != CONTROL_VERSION:
+        raise VersionSkewError(f"the sender speaks control protocol {version}, this receiver {CONTROL_VERSION}")

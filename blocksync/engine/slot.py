@@ -1,0 +1,234 @@
+"""A slot: one target, its durable state, and at most one session that writes to it."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+
+from blocksync.control.service import Peer
+from blocksync.engine.landing import Landing
+from blocksync.engine.rehash import withdraw_changed
+from blocksync.errors import (
+    BlocksyncError,
+    PeerError,
+    SlotBusyError,
+    SlotPreparingError,
+    TargetRefusedError,
+)
+from blocksync.geometry import Geometry
+from blocksync.kernels import DigestKind
+from blocksync.manifest.folder import OsFolder
+from blocksync.manifest.store import SlotStore
+from blocksync.protocol.limits import Limits, limits_for
+from blocksync.protocol.messages import OpenRequest
+from blocksync.targets.base import Target
+from blocksync.transports.link import Link
+
+# A sender that has shown no sign of life for this long has lost the slot to whoever asks.
+SILENCE_SECONDS = 30.0
+# A window is made durable at least this often, so that little is sent again after a crash on a slow link.
+CHECKPOINT_SECONDS = 3.0
+
+
+@dataclass(slots=True)
+class Session:
+    """One pass's conversation: from OPEN to commit, close, or the next epoch."""
+
+    peer: Peer
+    epoch: int
+    limits: Limits
+    geometry: Geometry
+    landing: Landing
+    source_name: str
+    session_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    token: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    last_seen: float = field(default_factory=time.monotonic)
+    links: set[Link] = field(default_factory=set)
+    ended: threading.Event = field(default_factory=threading.Event)
+    checkpointer: threading.Thread | None = None
+
+    def silent(self) -> bool:
+        return time.monotonic() - self.last_seen > SILENCE_SECONDS
+
+
+class Slot:
+    """Owns a target and its state folder; all changes of who may write happen under ``lock``.
+
+    Args:
+        name: what peers call it.
+        target: open, fit to be written.
+        folder: of the durable state, held exclusively.
+    """
+
+    def __init__(self, name: str, target: Target, folder: OsFolder) -> None:
+        self.name = name
+        self.target = target
+        self.lock = threading.RLock()
+        self.session: Session | None = None
+        self.verifying = 0
+        self._folder = folder
+        self._store = SlotStore.load_or_none(folder)
+        self._rehash: threading.Thread | None = None
+        self._rehash_failure: BlocksyncError | None = None
+
+    @property
+    def store(self) -> SlotStore | None:
+        return self._store
+
+    def open(self, peer: Peer, request: OpenRequest) -> tuple[Session, str]:
+        """Begin a new epoch for ``peer``.
+
+        Returns:
+            the session, and a notice for people (empty where there is nothing to say).
+
+        Raises:
+            SlotBusyError: another sender holds the slot.
+            SlotPreparingError: the target is being re-hashed since somebody wrote to it; try again.
+            TargetRefusedError: the target is smaller than the source.
+            PeerError: the slot holds another source's disk and nobody consented to replace it.
+        """
+        with self.lock:
+            self._supersede(peer)
+            notices: list[str] = []
+            store = self._fit_store(request, notices)
+            self._look_for_foreign_writes(store)
+            geometry = store.geometry
+            epoch = store.begin_epoch(peer.name, request.source_identity)
+            session = Session(
+                peer=peer,
+                epoch=epoch,
+                limits=limits_for(geometry, request.connections),
+                geometry=geometry,
+                landing=Landing(self.target, store),
+                source_name=request.source_name,
+            )
+            self.session = session
+            session.checkpointer = threading.Thread(
+                target=_checkpoint_loop, args=(session,), name=f"checkpoint-{self.name}", daemon=True
+            )
+            session.checkpointer.start()
+            return session, "; ".join(notices)
+
+    def _supersede(self, peer: Peer) -> None:
+        session = self.session
+        if session is None and not self.verifying:
+            return
+        if self.verifying:
+            raise SlotBusyError(f"slot {self.name} is being verified")
+        assert session is not None
+        if session.peer.fingerprint != peer.fingerprint and not session.silent():
+            raise SlotBusyError(
+                f"slot {self.name} is held by {session.peer.name}, which is sending {session.source_name}"
+            )
+        self.end(session)
+
+    def _fit_store(self, request: OpenRequest, notices: list[str]) -> SlotStore:
+        if self.target.size < request.size:
+            raise TargetRefusedError(
+                f"target {self.target.name} has {self.target.size} bytes, the source {request.size}",
+                remedy="offer a target that is at least as large as the source",
+            )
+        geometry = Geometry(request.size, request.block_bytes, request.sector_bytes)
+        kind = DigestKind(request.digest)
+        store = self._store
+        if store is None:
+            self._store = SlotStore.create(self._folder, geometry, kind, source_identity=request.source_identity)
+            return self._store
+        if store.source_identity != request.source_identity and not request.replace:
+            raise PeerError(
+                f"slot {self.name} holds a copy of another disk ({store.source_identity})",
+                remedy="send to another slot, or consent with --replace to overwrite that copy",
+            )
+        same_layout = (store.geometry.size, store.kind) == (request.size, kind)
+        if not same_layout or store.source_identity != request.source_identity:
+            notices.append("the source is not the one the slot knows in size, digest or identity: a full pass")
+            store.reset(geometry, kind, source_identity=request.source_identity)
+        elif store.geometry.block_bytes != request.block_bytes:
+            notices.append(f"the slot keeps its block size of {store.geometry.block_bytes} bytes")
+        return store
+
+    def _look_for_foreign_writes(self, store: SlotStore) -> None:
+        if self._rehash is not None:
+            if self._rehash.is_alive():
+                raise SlotPreparingError(f"somebody wrote to {self.target.name}: its blocks are being re-hashed")
+            self._rehash = None
+            if self._rehash_failure is not None:
+                failure, self._rehash_failure = self._rehash_failure, None
+                raise failure
+            return
+        mark = self.target.write_mark()
+        if not store.complete or not store.write_mark or not mark or store.write_mark == mark:
+            return
+        self._rehash = threading.Thread(target=self._run_rehash, args=(store,), name=f"rehash-{self.name}", daemon=True)
+        self._rehash.start()
+        raise SlotPreparingError(
+            f"somebody wrote to {self.target.name} since the last pass: its blocks are being re-hashed"
+        )
+
+    def _run_rehash(self, store: SlotStore) -> None:
+        try:
+            withdraw_changed(self.target, store)
+        except BlocksyncError as error:
+            self._rehash_failure = error
+
+    def commit(self, session: Session, root: bytes) -> int:
+        """Make the pass's end durable.
+
+        Returns:
+            the new generation.
+
+        Raises:
+            IntegrityError: the digest trees differ; nothing is committed.
+        """
+        with self.lock:
+            if self.session is not session or session.links:
+                raise PeerError("a session is committed after all its data connections have ended")
+            session.landing.checkpoint()
+            store = self._store
+            assert store is not None
+            generation = store.commit(root, self.target.write_mark())
+            self.end(session)
+            return generation
+
+    def end(self, session: Session) -> None:
+        """End a session; when this returns none of its frames writes any more. What is durable stays."""
+        with self.lock:
+            if self.session is not session:
+                return
+            session.ended.set()
+            for link in tuple(session.links):
+                link.abort()
+            failure = session.landing.failure
+            session.landing.drain()
+            session.landing.due.set()
+            if session.checkpointer is not None and session.checkpointer is not threading.current_thread():
+                session.checkpointer.join()
+            self.session = None
+            if failure is not None:
+                # Rule 3: after a failed write or sync neither the descriptor nor the store is used again.
+                self.target.reopen()
+                if self._store is not None:
+                    self._store.close()
+                self._store = SlotStore.load_or_none(self._folder)
+
+    def close(self) -> None:
+        with self.lock:
+            if self.session is not None:
+                self.end(self.session)
+            if self._store is not None:
+                self._store.close()
+            self.target.close()
+            self._folder.close()
+
+
+def _checkpoint_loop(session: Session) -> None:
+    landing = session.landing
+    while not session.ended.is_set():
+        landing.due.wait(CHECKPOINT_SECONDS)
+        try:
+            landing.checkpoint()
+        except BlocksyncError:
+            return  # told to whoever applies, commits or asks next: the landing keeps its first failure
+
