@@ -1,8 +1,8 @@
 """The optional native extension; everything else stands in pyproject.toml.
 
-``BLOCKSYNC_BUILD_NATIVE`` chooses: ``auto`` (or unset) builds the extension where a Rust toolchain is at hand and goes on
-without it, saying so, where there is none or the build fails; ``yes`` makes that an error; ``no`` does not try. Without it
-the Python kernels are used: same results, slower.
+``BLOCKSYNC_BUILD_NATIVE`` chooses: ``auto`` (or unset) builds the extension where a Rust toolchain is at hand and
+goes on without it, saying so, where there is none or the build fails; ``yes`` makes that an error; ``no`` does not
+try. Without it the Python kernels are used: same results, slower.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import sysconfig
 
 from setuptools import setup
+from setuptools.command.build_ext import get_abi3_suffix
 from setuptools_rust import Binding, RustExtension, build_rust
 
 VARIABLE = "BLOCKSYNC_BUILD_NATIVE"
 
 
 def say(message: str) -> None:
-    print(f"blocksync: {message}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"blocksync: {message}\n")
 
 
 def without(reason: str) -> str:
@@ -30,6 +32,15 @@ def without(reason: str) -> str:
 
 class BuildNative(build_rust):
     """Builds the extension; a failure ends the installation only where the extension was insisted on."""
+
+    def get_dylib_ext_path(self, ext: RustExtension, target_fname: str) -> str:
+        # An editable install has no wheel command to ask for the stable ABI, so the module would get a name that
+        # one version of Python alone looks for.
+        path: str = super().get_dylib_ext_path(ext, target_fname)
+        own, stable = sysconfig.get_config_var("EXT_SUFFIX"), get_abi3_suffix()
+        if path.endswith(own) and stable is not None and stable.startswith((".abi3.", ".abi3-")):
+            return path[: -len(own)] + stable
+        return path
 
     def run_for_extension(self, extension: RustExtension) -> None:
         try:

@@ -70,7 +70,7 @@ class UsageError(BlocksyncError):
 class KernelsError(UsageError):
     code = "BS0201"
     default_remedy = (
-        "install a Rust toolchain, then BLOCKSYNC_BUILD_NATIVE=yes pip install --force-reinstall blocksync-engine; "
+        "install Rust and reinstall with BLOCKSYNC_BUILD_NATIVE=yes pip install --force-reinstall --no-cache-dir; "
         "or unset BLOCKSYNC_KERNELS to use the Python kernels"
     )
 

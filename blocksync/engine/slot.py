@@ -73,6 +73,11 @@ class Slot:
         self._rehash: threading.Thread | None = None
         self._rehash_failure: BlocksyncError | None = None
 
+    @staticmethod
+    def holds_state(folder: OsFolder) -> bool:
+        """Whether a pass was ever begun into this folder's slot."""
+        return bool(folder.list())
+
     @property
     def store(self) -> SlotStore | None:
         return self._store

@@ -1,10 +1,10 @@
 """The hot loops, and the one switch between their native and their Python implementation.
 
 ``BLOCKSYNC_KERNELS`` chooses: ``auto`` (or unset) takes the native extension where it was built and the Python twin
-elsewhere, ``native`` and ``python`` insist. Both give the same results to the bit; the same tests run on both. The choice is
-made once, when this package is first imported, which raises :class:`~blocksync.errors.UsageError` for a value that is none of
-these and :class:`~blocksync.errors.KernelsError` where ``native`` cannot be had. What the functions mean stands in
-:class:`blocksync.kernels.digest.Kernels`.
+elsewhere, ``native`` and ``python`` insist. Both give the same results to the bit; the same tests run on both. The
+choice is made once, when this package is first imported, which raises :class:`~blocksync.errors.UsageError` for a
+value that is none of these and :class:`~blocksync.errors.KernelsError` where ``native`` cannot be had. What the
+functions mean stands in :class:`blocksync.kernels.digest.Kernels`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def _load_native() -> Kernels:
         native = cast("Kernels", importlib.import_module("blocksync._native"))
     except ImportError as error:
         raise KernelsError(f"the native kernels cannot be loaded: {error}") from error
-    if native.INTERFACE != INTERFACE:
-        raise KernelsError(f"the native kernels were built for interface {native.INTERFACE}, not {INTERFACE}")
+    found = getattr(native, "INTERFACE", None)
+    if found != INTERFACE:
+        raise KernelsError(f"the native kernels were built for interface {found}, not {INTERFACE}")
     return native
 
 
@@ -52,8 +53,8 @@ def load(choice: str) -> tuple[str, Kernels, str]:
         choice: ``"auto"``, ``"native"`` or ``"python"``.
 
     Returns:
-        the implementation's name (``"native"`` or ``"python"``), the implementation, and why it is not the native one
-        where that was tried (else empty).
+        the implementation's name (``"native"`` or ``"python"``), the implementation, and why it is not the native
+        one where that was tried (else empty).
 
     Raises:
         KernelsError: ``"native"`` was insisted on and cannot be had.

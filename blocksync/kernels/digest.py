@@ -1,13 +1,13 @@
 """What both implementations of the kernels agree on: digest kinds, flags, sizes, and which arguments are refused.
 
 The digest of a block is a tree of two levels. A page's digest is H(page), 16 bytes; a block's digest is
-H(page digest 0 ‖ page digest 1 ‖ …), so that every byte of a disk is read and digested once, and the digests of
-pages, of which the manifest keeps four bytes each, fall out on the way. A short last page and a short last block are
-digested as they are, without padding. A block of one page is folded like any other.
+H(page digest 0 | page digest 1 | ...), so that every byte of a disk is read and digested once, and the digests of
+pages, of which the manifest keeps four bytes each, fall out on the way. A short last page and a short last block
+are digested as they are, without padding. A block of one page is folded like any other.
 
 H is one of
 
-* XXH3-128 (Yann Collet, https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md) with a 64-bit seed, in its canonical
+* XXH3-128 (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md) with a 64-bit seed, in its canonical
   big-endian form. The seed is the first 8 bytes of the key, little-endian. It is no cryptographic digest.
 * BLAKE3 (https://github.com/BLAKE3-team/BLAKE3-specs) in its keyed mode with the 32-byte key, its first 16 bytes.
 """
@@ -44,7 +44,7 @@ class Kernels(Protocol):
     def describe(self) -> str:
         """Name the implementation and the instruction sets in use here."""
 
-    def scan(
+    def scan(  # noqa: PLR0917 - called once a chunk from the hot path; the order is the interface of both twins
         self,
         data: Buffer,
         block_bytes: int,
@@ -65,12 +65,12 @@ class Kernels(Protocol):
             digests: writable, 16 bytes a block; filled.
             pages: writable; empty where sub-digests are not wanted, else 4 bytes a slot and ``block_bytes // 4096``
                 slots a block; filled with bytes 12 to 16 of each page's digest, and with zeros where a short last
-                block has no page.
-            old_digests: 16 bytes a block, to compare with.
+                block has no page. Data, digests and pages have no memory in common.
+            old_digests: 16 bytes a block, to compare with; may be the buffer of ``digests``.
 
         Returns:
-            one byte of flags a block: ``ZERO_FLAG`` where all its bytes are zero, ``SAME_FLAG`` where its digest equals the
-            old one.
+            one byte of flags a block: ``ZERO_FLAG`` where all its bytes are zero, ``SAME_FLAG`` where its digest
+            equals the old one.
 
         Raises:
             ValueError: a size, the kind or the key is not as above. Nothing has been written then.

@@ -1,7 +1,7 @@
 """The kernels in Python: the native ones' twin, equal to the bit, for machines where the extension was not built.
 
-As fast as Python can: ``bytes.startswith`` finds zeros at the speed of ``memcmp`` (comparing memoryviews is far slower),
-slices are views, and the one-shot functions of xxhash and blake3 make no object a page but the digest.
+As fast as Python can: ``bytes.startswith`` finds zeros at the speed of ``memcmp`` (comparing memoryviews is far
+slower), slices are views, and the one-shot functions of xxhash and blake3 make no object a page but the digest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def describe() -> str:
     return f"python (xxhash {xxhash.VERSION}, blake3 {blake3.__version__})"
 
 
-def scan(
+def scan(  # noqa: PLR0917 - the interface's
     data: Buffer,
     block_bytes: int,
     kind: int,
@@ -49,10 +49,11 @@ def scan(
     slot_bytes = block_bytes // PAGE_BYTES * PAGE_DIGEST_BYTES if page_out.nbytes else 0
     for index in range(len(flags)):
         block = source[index * block_bytes : (index + 1) * block_bytes]
-        zero = is_zero(block)
-        block_digest, subs = (
-            _zero_block(kind, key_bytes, block.nbytes) if zero else _tree(digest, block, wanted=slot_bytes > 0)
-        )
+        zero = _all_zero(block)
+        if zero:
+            block_digest, subs = _zero_block(kind, key_bytes, block.nbytes)
+        else:
+            block_digest, subs = _tree(digest, block, wanted=slot_bytes > 0)
         at = index * DIGEST_BYTES
         out[at : at + DIGEST_BYTES] = block_digest
         if slot_bytes:
@@ -69,11 +70,7 @@ def fold(kind: int, key: Buffer, data: Buffer) -> bytes:
 
 def is_zero(data: Buffer) -> bool:
     """See :meth:`blocksync.kernels.digest.Kernels.is_zero`."""
-    view = _bytes_of(data)
-    step = len(_ZEROS)
-    if not _ZEROS.startswith(view[:step]):
-        return False
-    return all(_ZEROS.startswith(view[at : at + step]) for at in range(step, view.nbytes, step))
+    return _all_zero(_bytes_of(data))
 
 
 def page_runs(old_pages: Buffer, new_pages: Buffer) -> list[tuple[int, int]]:
@@ -105,6 +102,13 @@ def _bytes_of(data: Buffer) -> memoryview:
     return view.cast("B") if view.nbytes else memoryview(bytearray() if not view.readonly else b"")
 
 
+def _all_zero(view: memoryview) -> bool:
+    size, step = view.nbytes, len(_ZEROS)
+    if size <= step:
+        return _ZEROS.startswith(view)
+    return all(_ZEROS.startswith(view[at : at + step]) for at in range(0, size, step))
+
+
 def _key(key: Buffer) -> bytes:
     key_bytes = bytes(_bytes_of(key))
     if len(key_bytes) != KEY_BYTES:
@@ -122,7 +126,11 @@ def _function(kind: int, key: bytes) -> Digest:
 
 def _tree(digest: Digest, block: memoryview, *, wanted: bool) -> tuple[bytes, bytes]:
     """Digest a block and, where wanted, the sub-digests of its pages."""
-    leaves = b"".join([digest(block[at : at + PAGE_BYTES]) for at in range(0, block.nbytes, PAGE_BYTES)])
+    size = block.nbytes
+    if size <= PAGE_BYTES:
+        leaves = digest(block)
+    else:
+        leaves = b"".join([digest(block[at : at + PAGE_BYTES]) for at in range(0, size, PAGE_BYTES)])
     subs = memoryview(leaves).cast("I")[_WORDS_PER_DIGEST - 1 :: _WORDS_PER_DIGEST].tobytes() if wanted else b""
     return digest(leaves), subs
 

@@ -3,14 +3,14 @@
 So this module is imported late, by the few calls that need it: making an identity, and pairing. A start with an
 existing identity reads PEM with the standard library alone.
 
-Keys are ECDSA on P-256. Ed25519 works as well with Python's ssl over OpenSSL 3, but is refused where a system policy
-asks for FIPS algorithms, and by some TLS libraries that inspect traffic; P-256 is accepted everywhere, and one signature
-a handshake makes their difference in speed irrelevant.
+Keys are ECDSA on P-256. Ed25519 works as well with Python's ssl over OpenSSL 3, but is refused where a system
+policy asks for FIPS algorithms, and by some TLS libraries that inspect traffic; P-256 is accepted everywhere, and
+one signature a handshake makes their difference in speed irrelevant.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import secrets
 
 from cryptography import x509
@@ -27,15 +27,15 @@ SIGNATURE_BYTES = 72
 """Longest DER form of a P-256 signature: two integers of 33 bytes with their headers."""
 
 # Any clock that a machine can have lies between these. 99991231235959Z is RFC 5280's "no well-defined expiry".
-_NOT_BEFORE = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-_NOT_AFTER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.timezone.utc)
+_NOT_BEFORE = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+_NOT_AFTER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.timezone.utc)
 
 
 def make_identity() -> bytes:
     """Make a key and its self-signed certificate; return both as PEM, the key first.
 
-    The subject is random: OpenSSL looks trust anchors up by subject, so two peers should not share one, and a host's
-    name is nobody's business who connects to the port.
+    The subject is random: OpenSSL looks trust anchors up by subject, so two peers should not share one, and a
+    host's name is nobody's business who connects to the port.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"blocksync {secrets.token_hex(8)}")])
@@ -88,10 +88,11 @@ def sign(key_pem: bytes, message: bytes) -> bytes:
 
 
 def check_signature(certificate: bytes, signature: bytes, message: bytes) -> None:
-    """Check that the holder of a peer's certificate signed a message, and that the certificate may be a trust anchor.
+    """Check that a certificate's holder signed a message, and that it may be a trust anchor.
 
     Args:
-        certificate: DER; must be self-signed, on P-256 and no certificate authority, as :func:`make_identity` makes it.
+        certificate: DER; must be self-signed, on P-256 and no certificate authority, as :func:`make_identity`
+            makes it.
         signature: DER.
         message: what was signed.
 

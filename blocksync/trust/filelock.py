@@ -1,7 +1,7 @@
 """The one place of this room where the platform shows: locking a file, and syncing a folder.
 
-Locks are advisory, belong to the open file and vanish with the process, so a kill leaves nothing to clean up. The lock
-file itself is never removed: removing it would let two processes lock two different files of one name.
+Locks are advisory, belong to the open file and vanish with the process, so a kill leaves nothing to clean up. The
+lock file itself is never removed: removing it would let two processes lock two different files of one name.
 """
 
 from __future__ import annotations
@@ -19,15 +19,8 @@ if sys.platform == "win32":
     """Whether st_mode says who may read a file; on Windows the folder's access list does."""
 
     def _lock(descriptor: int) -> None:
-        while True:
-            try:
-                os.lseek(descriptor, 0, os.SEEK_SET)
-                msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
-            except OSError as error:
-                if error.errno != 36:  # EDEADLOCK: LK_LOCK gives up after ten seconds; keep waiting, as flock does
-                    raise
-            else:
-                return
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)  # gives up after ten seconds; nobody holds it that long
 
     def _unlock(descriptor: int) -> None:
         os.lseek(descriptor, 0, os.SEEK_SET)

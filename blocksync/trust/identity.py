@@ -1,7 +1,7 @@
 """Who this machine is: a key and its self-signed certificate, made on first use.
 
-Both stand in one file, so there is never a key with another's certificate. The certificate is valid from 1970 to 9999:
-what counts is the pinned fingerprint, and a wrong clock must not break a transfer.
+Both stand in one file, so there is never a key with another's certificate. The certificate is valid from 1970 to
+9999: what counts is the pinned fingerprint, and a wrong clock must not break a transfer.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Identity:
             TrustError: the file is damaged, gone, or holds another identity by now.
         """
         try:
-            # An encrypted key would make OpenSSL ask for its passphrase on the terminal; an empty one fails instead.
+            # An encrypted key would make OpenSSL ask for its passphrase on the terminal; an empty one fails
+            # instead.
             context.load_cert_chain(self.path, password=str)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise _damaged(self.path, "the key or the certificate is unusable, or they do not match") from error
@@ -115,5 +116,5 @@ def _certificate_in(path: Path, data: bytes) -> bytes:
 def _damaged(path: Path, why: str) -> TrustError:
     return TrustError(
         f"the identity in {path} is damaged: {why}",
-        remedy=f"restore {path} from a backup, or move it away; a new identity has to be paired again with every peer",
+        remedy=f"restore {path} from a backup, or move it away; a new identity must be paired again with each peer",
     )

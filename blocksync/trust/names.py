@@ -1,9 +1,9 @@
 """Text that comes from a peer, and the names of slots.
 
-A peer chooses its own display name and some error texts. A terminal obeys what it is shown, so such text goes through
-:func:`printable` before a person sees it: escape sequences could repaint the screen, and bidirectional controls
-could make one name look like another. What is replaced stays visible as ``\\x1b`` or ``\\u202e``; nothing is dropped
-silently.
+A peer chooses its own display name and some error texts. A terminal obeys what it is shown, so such text goes
+through :func:`printable` before a person sees it: escape sequences could repaint the screen, and bidirectional
+controls could make one name look like another. What is replaced stays visible as ``\\x1b`` or ``\\u202e``;
+nothing is dropped silently.
 
 Slot names are as narrow as they are because they become names of folders in the receiver's state: no separator, no
 leading dot, nothing that a shell or a terminal takes for something else. Peers name slots, never paths.
@@ -97,6 +97,6 @@ def check_slot_name(name: str, *, kind: type[BlocksyncError] = UsageError) -> st
     if _SLOT_NAME.fullmatch(name) is None:
         raise kind(
             f"'{printable(name, 80)}' is no slot name",
-            remedy=f"use 1 to {SLOT_NAME_CHARACTERS} letters, digits, '.', '_' or '-', not beginning with '.' or '-'",
+            remedy=f"use 1 to {SLOT_NAME_CHARACTERS} of A-Z a-z 0-9 '.' '_' '-', not beginning with '.' or '-'",
         )
     return name

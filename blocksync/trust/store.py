@@ -1,8 +1,9 @@
 """Small private files, replaced whole: the identity, the grants and the pins stand on these functions.
 
-A file is never changed in place. A writer holds the lock of the file, writes a new one beside it, syncs it, renames it
-over the old one and syncs the folder. A reader needs no lock: it sees the old file or the new one. The new file's
-name is fixed, since the lock makes its writer the only one; what a killed writer left is overwritten by the next.
+A file is never changed in place. A writer holds the lock of the file, writes a new one beside it, syncs it,
+renames it over the old one and syncs the folder. A reader needs no lock: it sees the old file or the new one. The
+new file's name is fixed, since the lock makes its writer the only one; what a killed writer left is overwritten
+by the next.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from blocksync.errors import BlocksyncError, StateDamagedError, StateError, from_os_error
 from blocksync.trust.filelock import PERMISSION_BITS_COUNT, locked, sync_folder
@@ -67,10 +68,11 @@ def read_private(path: Path, limit: int, kind: type[BlocksyncError]) -> bytes | 
         return None
     except OSError as error:
         raise from_os_error(error, kind, f"cannot open {path}") from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise kind(f"{path} is no regular file", remedy="move it away")
     with open(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise kind(f"{path} is no regular file", remedy="move it away")
         if PERMISSION_BITS_COUNT and mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise kind(
                 f"others may read or change {path} (its mode is {stat.S_IMODE(mode):04o})",
@@ -107,65 +109,72 @@ def write_private(path: Path, data: bytes, kind: type[BlocksyncError]) -> None:
         raise from_os_error(error, kind, f"cannot write {path}") from error
 
 
-class JsonStore:
-    """One JSON file of a known version, and its parsed form, which follows the file.
+_T = TypeVar("_T")
 
-    Every :meth:`load` reads the file and compares its bytes with those parsed last. Times and inode numbers would be
-    cheaper to compare, but a file replaced twice within a tick of the filesystem's clock may carry the old
-    ones, and a withdrawn grant must not survive on such luck.
+
+class JsonStore(Generic[_T]):
+    """A list of items in one JSON file of a known version, and its parsed form, which follows the file.
+
+    Every :meth:`load` reads the file and compares its bytes with those parsed last. Times and inode numbers would
+    be cheaper to compare, but a file replaced twice within a tick of the filesystem's clock may carry the old ones,
+    and a withdrawn grant must not survive on such luck.
 
     Args:
         path: the file; its folder is made when first written to.
         version: what ``"version"`` must be.
-        key: the one other member, a list.
+        key: the one other member, the list.
+        parse: turns one JSON value into an item; raises ValueError, or an error of ours, for anything unexpected.
+        dump: turns an item into a JSON object.
     """
 
-    __slots__ = ("_items", "_key", "_path", "_raw", "_version")
+    __slots__ = ("_dump", "_key", "_parse", "_path", "_seen", "_version")
 
-    def __init__(self, path: Path, *, version: int, key: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        version: int,
+        key: str,
+        parse: Callable[[object], _T],
+        dump: Callable[[_T], dict[str, object]],
+    ) -> None:
         self._path = path
         self._version = version
         self._key = key
-        self._raw: bytes | None = None
-        self._items: tuple[Any, ...] = ()
+        self._parse = parse
+        self._dump = dump
+        # One attribute for both, so that threads never see the bytes of one file with the items of another.
+        self._seen: tuple[bytes | None, tuple[_T, ...]] = (None, ())
 
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self._path
-
-    def load(self, parse: Callable[[object], Any]) -> tuple[Any, ...]:
+    def load(self) -> tuple[_T, ...]:
         """Return what the file holds now; nothing where there is no file.
-
-        Args:
-            parse: turns one JSON value into an item; raises ValueError for anything unexpected.
 
         Raises:
             StateDamagedError: the file is not what :meth:`save` wrote.
             StateError: it cannot be read, or others may change it.
         """
         raw = read_private(self._path, STORE_BYTES, StateError)
-        if raw != self._raw:
-            self._items = () if raw is None else self._parse(raw, parse)
-            self._raw = raw
-        return self._items
+        seen, items = self._seen
+        if raw != seen:
+            items = () if raw is None else self._parsed(raw)
+            self._seen = (raw, items)
+        return items
 
-    def save(self, values: list[dict[str, object]]) -> None:
-        """Replace the file; the caller holds :meth:`changing`.
+    def save(self, items: Iterable[_T]) -> None:
+        """Replace the file durably; the caller holds :meth:`changing`.
 
         Raises:
             StateError: it cannot be written, or would become too large to be read again.
         """
-        text = json.dumps({"version": self._version, self._key: values}, indent=1, ensure_ascii=True) + "\n"
-        if len(text) > STORE_BYTES:
-            raise StateError(
-                f"{self._path} would become too large", remedy="revoke peers that are no longer needed"
-            )
-        write_private(self._path, text.encode("ascii"), StateError)
+        content = {"version": self._version, self._key: [self._dump(item) for item in items]}
+        data = (json.dumps(content, indent=1) + "\n").encode("ascii")
+        if len(data) > STORE_BYTES:
+            raise StateError(f"{self._path} would become too large", remedy="remove entries no longer needed")
+        write_private(self._path, data, StateError)
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the file's lock around reading, changing and saving it.
+        """Hold the file's lock around loading, changing and saving it.
 
         Raises:
             StateError: the folder or the lock cannot be made.
@@ -174,20 +183,24 @@ class JsonStore:
         with exclusive(self._path, StateError):
             yield
 
-    def _parse(self, raw: bytes, parse: Callable[[object], Any]) -> tuple[Any, ...]:
+    def _parsed(self, raw: bytes) -> tuple[_T, ...]:
         try:
-            # RecursionError: the parser's answer to deeply nested brackets.
             content = json.loads(raw.decode("ascii"))
-            if not isinstance(content, dict) or set(content) != {"version", self._key}:
-                raise ValueError("unexpected members")
-            if content["version"] != self._version:
-                raise ValueError(f"version {content['version']!r:.20}")
-            values = content[self._key]
-            if not isinstance(values, list):
-                raise ValueError("no list")
-            return tuple(parse(value) for value in values)
-        except (ValueError, RecursionError) as error:
+            values = self._values(content)
+            return tuple(self._parse(value) for value in values)
+        # RecursionError is the parser's answer to deeply nested brackets.
+        except (ValueError, RecursionError, BlocksyncError) as error:
             raise StateDamagedError(
                 f"{self._path} is damaged or of another version ({error})",
-                remedy=f"move {self._path} away and pair again, or restore it from a backup",
+                remedy=f"restore {self._path} from a backup, or move it away and pair again",
             ) from error
+
+    def _values(self, content: object) -> list[object]:
+        if not isinstance(content, dict) or set(content) != {"version", self._key}:
+            raise ValueError("unexpected members")
+        if content["version"] != self._version:
+            raise ValueError("another version")
+        values = content[self._key]
+        if not isinstance(values, list):
+            raise ValueError("no list")  # noqa: TRY004  # bad data, not a bad call
+        return values

@@ -1,31 +1,33 @@
 """TLS 1.3 between machines that know each other's keys, and nothing else.
 
-**The receiver** (TLS server) asks for a client certificate and verifies one that is shown against the certificates of
-the peers it granted something, each its own trust anchor. None shown is fine for TLS: whoever pairs has no grant yet.
-So the handshake proves *which* peer it is, and :func:`peer_fingerprint` with the grants decides what it may do.
+**The receiver** (TLS server) asks for a client certificate and verifies one that is shown against the
+certificates of the peers it granted something, each its own trust anchor. None shown is fine for TLS: whoever
+pairs has no grant yet. So the handshake proves *which* peer it is, and :func:`peer_fingerprint` with the grants
+decides what it may do.
 
 **The sender** (TLS client) knows its receiver by a fingerprint, so chains, names and dates mean nothing to it:
 ``verify_mode`` is CERT_NONE and the fingerprint of the certificate is compared instead. That is safe in TLS 1.3:
 
 * CERT_NONE skips the judgement of the certificate's chain only. The server's CertificateVerify, a signature over
-  the whole transcript with the certificate's key, is always checked by OpenSSL; without it, or with a wrong one, the
-  handshake fails. So a completed handshake with the pinned certificate was held with the owner of its key.
+  the whole transcript with the certificate's key, is always checked by OpenSSL; without it, or with a wrong one,
+  the handshake fails. So a completed handshake with the pinned certificate was held with the owner of its key.
 * Every TLS 1.3 handshake of ours shows a certificate: there are no anonymous suites, no static RSA, no
   renegotiation, and sessions are never resumed, nor pre-shared keys set.
-* The transcript covers both hellos, so nothing can be negotiated down, and a man in the middle has no transcript that
-  both ends share.
-* The comparison comes before anything is written. A context with a ``pin`` makes it part of the handshake itself, for
-  blocking sockets, asyncio, uvloop and everything built on them (an HTTP client for one): nobody can forget it.
+* The transcript covers both hellos, so nothing can be negotiated down, and a man in the middle has no transcript
+  that both ends share.
+* The comparison comes before anything is written. A context with a ``pin`` makes it part of the handshake itself,
+  for blocking sockets, asyncio, uvloop and everything built on them (an HTTP client for one): nobody can forget it.
   :func:`check_pin` is for connections whose context has none.
 
 What an impostor can learn before the comparison is the client's certificate, that is its public key.
 
-In TLS 1.3 a client's handshake ends before the server has judged the client's certificate: a refused client sees its
-first writes succeed, then an alert or a reset. Nothing counts as connected before the peer's first answer.
+In TLS 1.3 a client's handshake ends before the server has judged the client's certificate: a refused client sees
+its first writes succeed, then an alert or a reset. Nothing counts as connected before the peer's first answer.
 
-**Suites.** Python before 3.15 cannot choose among TLS 1.3 suites (``set_ciphers`` concerns TLS 1.2), and OpenSSL's order,
-AES-256-GCM before ChaCha20 before AES-128-GCM, holds: the fastest but one with AES in hardware, slower than need
-be without. From 3.15 on (``SSLContext.set_ciphersuites``) the hardware decides, on the server, whose order counts.
+**Suites.** Python before 3.15 cannot choose among TLS 1.3 suites (``set_ciphers`` concerns TLS 1.2), and
+OpenSSL's order, AES-256-GCM before ChaCha20 before AES-128-GCM, holds: the fastest but one with AES in hardware,
+slower than need be without. From 3.15 on (``SSLContext.set_ciphersuites``) the hardware decides, on the server,
+whose order counts.
 """
 
 from __future__ import annotations
@@ -80,13 +82,13 @@ def server_context(identity: Identity, peer_certs: Iterable[bytes]) -> ssl.SSLCo
     context.verify_mode = ssl.CERT_OPTIONAL
     context.num_tickets = 0  # no resumption: a revoked peer's ticket must not open anything
     identity.load_into(context)
-    for certificate in peer_certs:
-        try:
+    try:
+        for certificate in peer_certs:
             context.load_verify_locations(cadata=certificate)
-        except (ssl.SSLError, ValueError) as error:
-            raise TrustError(
-                "a granted peer's certificate is damaged", remedy="revoke that peer and pair again"
-            ) from error
+    except (ssl.SSLError, ValueError) as error:
+        raise TrustError(
+            "a granted peer's certificate is damaged", remedy="revoke that peer, pair again"
+        ) from error
     set_ciphersuites: Callable[[str], None] | None = getattr(context, "set_ciphersuites", None)
     if set_ciphersuites is not None:
         set_ciphersuites(_SUITES_WITH_AES if _processor_has_aes() else _SUITES_WITHOUT_AES)
@@ -146,8 +148,8 @@ def peer_fingerprint(connection: ssl.SSLSocket | ssl.SSLObject) -> bytes | None:
 class LiveServerContext:
     """A server context whose trusted peers may change while it listens.
 
-    OpenSSL can add trust anchors to a context in use but not remove them. So :attr:`context`, which listens and trusts
-    nobody, hands each handshake over to the newest context as soon as the client's hello is read (the
+    OpenSSL can add trust anchors to a context in use but not remove them. So :attr:`context`, which listens and
+    trusts nobody, hands each handshake over to the newest context as soon as the client's hello is read (the
     server-name callback, which OpenSSL also calls when no name is sent). Handshakes under way keep theirs;
     connections already made are the grants' business at their next step.
 
@@ -207,9 +209,12 @@ def from_tls_error(error: OSError, doing: str) -> BlocksyncError:
         TrustError where a key was refused, on either side; ProtocolError where the other end speaks something
         else; NetworkError otherwise.
     """
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLError):
-        cause = cause.__cause__
+    # The innermost is OpenSSL's or ours; an HTTP client's own errors may pass for TLS errors without their details.
+    cause: ssl.SSLError | None = None
+    link: BaseException | None = error
+    while link is not None:
+        cause = link if isinstance(link, ssl.SSLError) else cause
+        link = link.__cause__
     if cause is None:
         return NetworkError(f"{doing}: {error.strerror or error}")
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -229,7 +234,8 @@ def _harden(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
-    # A connection cut without close_notify must show as an error. The flag is missing where OpenSSL is older than 3.
+    # A connection cut without close_notify must show as an error. The flag is missing where OpenSSL is older than
+    # 3.
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
 
 
@@ -245,8 +251,8 @@ def _pin_matches(pin: bytes, seen: bytes) -> bool:
 
 def _wrong_peer(pin: bytes, seen: bytes | None) -> TrustError:
     return TrustError(
-        f"the receiver's key is not the one this machine paired with: {_wrong_key(pin, seen)}",
-        remedy="make sure that the address is the receiver's; if its state was made anew, pair again with a fresh code",
+        f"the receiver's key is not the expected one: {_wrong_key(pin, seen)}",
+        remedy="check that the address is the receiver's; if its state was made anew, pair again with a fresh code",
         safe="nothing was sent to it",
     )
 

@@ -1,0 +1,281 @@
+"""The public face: what an agent imports and what the command calls.
+
+Blocking functions for threads, ``a``-functions for asyncio. Each takes a frozen options dataclass, reports through
+its ``progress`` callback, and can be told to stop by a :class:`Cancel` (or by cancelling the task); stopping leaves
+everything resumable. Errors are :class:`blocksync.errors.BlocksyncError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from blocksync.engine.cancel import Cancel
+from blocksync.engine.statedir import default_state_dir, prepare
+from blocksync.errors import TrustError
+from blocksync.options import (
+    CopyOptions,
+    Digest,
+    Listening,
+    Progress,
+    ReceiveOptions,
+    ReceiveResult,
+    SendOptions,
+    SendResult,
+    TargetSpec,
+    VerifyOptions,
+    VerifyResult,
+)
+from blocksync.sources.base import Source
+
+if TYPE_CHECKING:
+    from blocksync.engine.reach import Reach
+
+__all__ = [
+    "Cancel",
+    "CopyOptions",
+    "Digest",
+    "Listening",
+    "ManifestInfo",
+    "PeerInfo",
+    "Progress",
+    "ReceiveOptions",
+    "ReceiveResult",
+    "SendOptions",
+    "SendResult",
+    "Source",
+    "TargetSpec",
+    "VerifyOptions",
+    "VerifyResult",
+    "areceive",
+    "asend",
+    "averify",
+    "copy",
+    "default_state_dir",
+    "manifests",
+    "peers",
+    "rebuild",
+    "receive",
+    "revoke",
+    "send",
+    "verify",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerInfo:
+    """A sender that may use some slots.
+
+    Args:
+        fingerprint: hex SHA-256 of its certificate.
+        since: seconds since 1970, by the receiver's clock.
+    """
+
+    name: str
+    fingerprint: str
+    slots: tuple[str, ...]
+    since: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestInfo:
+    """A slot's durable state; sizes in bytes, root and identities as text."""
+
+    slot: str
+    size: int
+    block_bytes: int
+    digest: str
+    generation: int
+    pass_open: bool
+    known_bytes: int
+    epoch: int
+    manifest_bytes: int
+    source_identity: str
+    root: str
+
+
+def send(source: str | Source, options: SendOptions, *, cancel: Cancel | None = None) -> SendResult:
+    """Make one pass from a source to a receiver's slot; resumes what was interrupted, sends only what changed.
+
+    Args:
+        source: a path, or an open source, which stays the caller's to close.
+
+    Returns:
+        what was transferred. *Transferred* is not *identical*: see :func:`verify`.
+
+    Raises:
+        BlocksyncError: each with its exit code and remedy.
+    """
+    from blocksync.engine.sender import Sender
+
+    token = cancel or Cancel()
+    with _opened(source) as disk, _reached(options.state_dir, options.to, options.code) as reach:
+        with reach.route(options.slot) as route:
+            try:
+                return Sender(disk, route, options, token).run()
+            except TrustError:
+                if not reach.pair_again():
+                    raise
+        with reach.route(options.slot) as route:
+            return Sender(disk, route, options, token).run()
+
+
+def receive(options: ReceiveOptions, *, cancel: Cancel | None = None) -> ReceiveResult:
+    """Offer targets to paired senders until cancelled (or, with ``once``, until each has a committed pass).
+
+    Raises:
+        TargetRefusedError: a target is not fit to be written (rule 9 of the design).
+        NetworkError: a port is in use.
+        BlocksyncError: others.
+    """
+    from blocksync.engine.serving import Serving
+
+    token = cancel or Cancel()
+    with contextlib.closing(Serving(options, prepare(options.state_dir))) as serving:
+        listening = serving.listening()
+        if options.on_listening is not None:
+            options.on_listening(listening)
+        return serving.run(token)
+
+
+def copy(
+    source: str | Source, target: str, options: CopyOptions | None = None, *, cancel: Cancel | None = None
+) -> SendResult:
+    """One pass to a target on this machine: both ends in this process, with manifest, resume and refusals.
+
+    Raises:
+        BlocksyncError: as :func:`send` and :func:`receive`.
+    """
+    from blocksync.engine.local import copy_disk
+
+    wanted = options or CopyOptions()
+    with _opened(source) as disk:
+        return copy_disk(disk, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
+
+
+def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | None = None) -> VerifyResult:
+    """Read both sides whole and compare keyed BLAKE3; nothing of the manifests is trusted.
+
+    Raises:
+        BlocksyncError: when it could not be found out. A difference is a result, not an error.
+    """
+    from blocksync.engine.verify import Verifier
+
+    token = cancel or Cancel()
+    with _opened(source) as disk, _reached(options.state_dir, options.to, options.code) as reach:
+        try:
+            return Verifier(disk, reach.control, options.slot, options.progress, token).run()
+        except TrustError:
+            if not reach.pair_again():
+                raise
+            return Verifier(disk, reach.control, options.slot, options.progress, token).run()
+
+
+async def asend(source: str | Source, options: SendOptions) -> SendResult:
+    """:func:`send` for asyncio; cancelling the task stops the pass and leaves it resumable."""
+    return await _in_thread(lambda cancel: send(source, options, cancel=cancel))
+
+
+async def areceive(options: ReceiveOptions) -> ReceiveResult:
+    """:func:`receive` for asyncio; cancelling the task closes the ports."""
+    return await _in_thread(lambda cancel: receive(options, cancel=cancel))
+
+
+async def averify(source: str | Source, options: VerifyOptions) -> VerifyResult:
+    """:func:`verify` for asyncio."""
+    return await _in_thread(lambda cancel: verify(source, options, cancel=cancel))
+
+
+def peers(state_dir: Path | None = None) -> list[PeerInfo]:
+    """The senders that this receiver's state grants slots to."""
+    from blocksync.trust.grants import Grants
+
+    return [
+        PeerInfo(name=grant.name, fingerprint=grant.fingerprint.hex(), slots=grant.slots, since=grant.since)
+        for grant in Grants(prepare(state_dir)).peers()
+    ]
+
+
+def revoke(who: str, state_dir: Path | None = None) -> list[PeerInfo]:
+    """Withdraw a peer's grant, also from a receiver that is running.
+
+    Args:
+        who: name, or at least four digits of the fingerprint.
+
+    Raises:
+        TrustError: nobody or several are meant.
+    """
+    from blocksync.trust.grants import Grants
+
+    grant = Grants(prepare(state_dir)).revoke(who)
+    return [PeerInfo(name=grant.name, fingerprint=grant.fingerprint.hex(), slots=grant.slots, since=grant.since)]
+
+
+def manifests(state_dir: Path | None = None) -> list[ManifestInfo]:
+    """What each slot of this receiver durably holds.
+
+    Raises:
+        StateBusyError: a receiver is running on this state.
+        StateDamagedError: a slot's state is damaged.
+    """
+    from blocksync.engine.inventory import list_slots
+
+    return [ManifestInfo(**facts) for facts in list_slots(prepare(state_dir))]
+
+
+def rebuild(
+    slot: str, target: str, state_dir: Path | None = None, *, progress: Callable[[Progress], None] | None = None
+) -> ManifestInfo:
+    """Make a slot's manifest anew by reading its target, when its state was damaged or lost.
+
+    Args:
+        slot: its name.
+        target: the target's path.
+
+    Raises:
+        BlocksyncError: the target or the state cannot be used.
+    """
+    from blocksync.engine.inventory import rebuild_slot
+
+    return ManifestInfo(**rebuild_slot(prepare(state_dir), slot, target, progress))
+
+
+@contextlib.contextmanager
+def _opened(source: str | Source) -> Iterator[Source]:
+    if isinstance(source, str):
+        from blocksync.sources import open_source
+
+        with open_source(source) as disk:
+            yield disk
+    else:
+        yield source
+
+
+@contextlib.contextmanager
+def _reached(state_dir: Path | None, to: str, code: str | None) -> Iterator[Reach]:
+    from blocksync.engine.reach import Reach as Reached
+
+    reach = Reached(prepare(state_dir), to, code)
+    try:
+        yield reach
+    finally:
+        reach.close()
+
+
+async def _in_thread(work: Callable[[Cancel], T]) -> T:
+    cancel = Cancel()
+    task = asyncio.ensure_future(asyncio.to_thread(work, cancel))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        cancel.set()
+        # The thread closes its connections and files before the caller goes on.
+        await asyncio.wait([task])
+        task.exception()
+        raise

@@ -1,0 +1,84 @@
+"""Looking at slots' durable state without a receiver, and making it anew from the target."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from blocksync.engine.rehash import claim_content
+from blocksync.engine.slot import Slot
+from blocksync.engine.statedir import slot_folder
+from blocksync.errors import StateDamagedError, StateError
+from blocksync.geometry import Geometry
+from blocksync.kernels import DigestKind
+from blocksync.manifest.folder import OsFolder
+from blocksync.manifest.store import SlotStore
+from blocksync.options import Progress
+from blocksync.targets import open_target
+
+
+def list_slots(state: Path) -> list[dict[str, Any]]:
+    """The facts of each slot, by name."""
+    slots = state / "slots"
+    names = sorted(os.listdir(slots)) if slots.is_dir() else []
+    facts = []
+    for name in names:
+        with OsFolder(slots / name) as folder:
+            store = SlotStore.load_or_none(folder)
+            if store is not None:
+                facts.append(_facts(name, store, slots / name))
+                store.close()
+    return facts
+
+
+def rebuild_slot(
+    state: Path, slot: str, target_path: str, progress: Callable[[Progress], None] | None
+) -> dict[str, Any]:
+    """Read the target and claim what it holds; the next pass then sends only what differs from the source."""
+    path = slot_folder(state, slot)
+    if not path.is_dir():
+        raise StateError(f"there is no slot {slot} in {state}", remedy="blocksync manifest lists the slots")
+    with OsFolder(path) as folder:
+        try:
+            old = SlotStore.load_or_none(folder)
+        except StateDamagedError:
+            old = None
+        with open_target(target_path, overwrite=Slot.holds_state(folder), state_dir=state) as target:
+            geometry = old.geometry if old is not None else Geometry(target.size, sector_bytes=target.sector_bytes)
+            kind = old.kind if old is not None else DigestKind.XXH3
+            identity = old.source_identity if old is not None else ""
+            if old is not None:
+                old.close()
+            for name in folder.list():
+                folder.remove(name)
+            store = SlotStore.create(folder, geometry, kind, source_identity=identity)
+            store.begin_epoch("rebuild", identity)
+
+            def tell(done: int) -> None:
+                if progress is not None:
+                    progress(Progress(stage="rebuilding", slot=slot, size=geometry.size, done=done, read=done))
+
+            claim_content(target, store, tell)
+            facts = _facts(slot, store, path)
+            store.close()
+    return facts
+
+
+def _facts(name: str, store: SlotStore, path: Path) -> dict[str, Any]:
+    geometry = store.geometry
+    known = store.map.counts().known_blocks * geometry.block_bytes
+    return {
+        "slot": name,
+        "size": geometry.size,
+        "block_bytes": geometry.block_bytes,
+        "digest": store.kind.name.lower(),
+        "generation": store.generation,
+        "pass_open": not store.complete,
+        "known_bytes": min(known, geometry.size),
+        "epoch": store.epoch,
+        "manifest_bytes": sum(entry.stat().st_blocks * 512 for entry in path.iterdir() if entry.is_file()),
+        "source_identity": store.source_identity,
+        "root": store.map.root().hex(),
+    }

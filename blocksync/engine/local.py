@@ -1,0 +1,96 @@
+"""``copy``: both ends in one process. The same sender, receiver, manifest and refusals; only the links differ."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from blocksync.control.service import Peer
+from blocksync.engine.cancel import Cancel
+from blocksync.engine.inbound import read_frame
+from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.sender import Route, Sender
+from blocksync.engine.slot import Slot
+from blocksync.engine.statedir import local_folder
+from blocksync.errors import BlocksyncError
+from blocksync.manifest.cache import ManifestCopy
+from blocksync.manifest.folder import OsFolder
+from blocksync.options import CopyOptions, Progress, SendOptions, SendResult
+from blocksync.protocol.messages import OpenAnswer
+from blocksync.protocol.receiver import DataReceiver
+from blocksync.sources.base import Source
+from blocksync.targets import open_target
+from blocksync.transports.link import Link
+from blocksync.transports.memory import memory_pair
+
+_SELF = Peer(fingerprint=bytes(32), name="this machine")
+_SLOT = "target"
+
+
+def copy_disk(source: Source, target_path: str, state: Path, options: CopyOptions, cancel: Cancel) -> SendResult:
+    """One pass from ``source`` to a local target.
+
+    Raises:
+        TargetRefusedError: see rule 9.
+        BlocksyncError: as for a pass over the network.
+    """
+    folder_path = local_folder(state, target_path)
+    folder = OsFolder(folder_path / "slot")
+    try:
+        # A target that we wrote before needs no second consent: the slot's identity check guards it.
+        known = Slot.holds_state(folder)
+        target = open_target(
+            target_path,
+            create_size=source.size if options.create else None,
+            overwrite=options.overwrite or known,
+            state_dir=state,
+        )
+        try:
+            slot = Slot(_SLOT, target, folder)
+        except BaseException:
+            target.close()
+            raise
+    except BaseException:
+        folder.close()
+        raise
+    receiver = Receiver({_SLOT: slot}, lambda _peer, _slot: True, _quiet)
+    try:
+        route = Route(
+            control=PeerPort(receiver, _SELF),
+            connect=lambda answer: _connect(receiver, answer),
+            copy=ManifestCopy(OsFolder(folder_path / "copy")),
+        )
+        wanted = SendOptions(
+            to="",
+            slot=_SLOT,
+            digest=options.digest,
+            block_bytes=options.block_bytes,
+            level=0,
+            retry_seconds=0,
+            replace=options.replace,
+            progress=options.progress,
+        )
+        return Sender(source, route, wanted, cancel).run()
+    finally:
+        receiver.close()
+
+
+def _connect(receiver: Receiver, _answer: OpenAnswer) -> Link:
+    ours, theirs = memory_pair()
+    threading.Thread(target=_attend, args=(receiver, theirs), name="copy-inbound", daemon=True).start()
+    return ours
+
+
+def _attend(receiver: Receiver, link: Link) -> None:
+    core = DataReceiver()
+    try:
+        frame, payload = read_frame(link, core)
+        handler = receiver.authorise(core.greeting(frame, payload), None)
+    except BlocksyncError:
+        link.close()
+        return
+    handler(link, core)
+
+
+def _quiet(_progress: Progress) -> None:
+    pass

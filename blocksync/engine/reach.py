@@ -1,0 +1,115 @@
+"""The sender's way to a receiver: its address, its pin, pairing where there is none yet."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from blocksync.control.client import HttpControl, pair
+from blocksync.engine.sender import Route
+from blocksync.engine.statedir import copy_folder
+from blocksync.errors import TrustError, UsageError
+from blocksync.manifest.cache import ManifestCopy
+from blocksync.manifest.folder import OsFolder
+from blocksync.options import DEFAULT_CONTROL_PORT
+from blocksync.protocol.messages import OpenAnswer
+from blocksync.transports.link import Link
+from blocksync.transports.tls import connect
+from blocksync.trust.codes import PairingCode
+from blocksync.trust.identity import Identity
+from blocksync.trust.pins import Pin, Pins
+from blocksync.trust.tls import client_context
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """``HOST``, ``HOST:PORT``, ``[IPv6]`` or ``[IPv6]:PORT``.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    wrong = UsageError(f"{text!r} is not HOST or HOST:PORT", remedy="IPv6 addresses go in brackets: [::1]:8080")
+    host, separator, port = text.rpartition(":")
+    if text.startswith("["):
+        inner, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise wrong
+        host, separator, port = inner, rest[:1], rest[1:]
+    elif text.count(":") > 1:
+        raise wrong
+    elif not separator:
+        host = text
+    if not separator:
+        return host, DEFAULT_CONTROL_PORT
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise wrong
+    return host, int(port)
+
+
+class Reach:
+    """A receiver as this machine's identity reaches it.
+
+    Args:
+        state: the state folder, prepared.
+        to: ``HOST[:CONTROL_PORT]``.
+        code: a pairing code, used only where it is needed.
+
+    Raises:
+        TrustError: not paired and no code, or the pairing failed.
+    """
+
+    def __init__(self, state: Path, to: str, code: str | None) -> None:
+        self._state = state
+        self._host, self._port = parse_address(to)
+        self._identity = Identity.load_or_create(state)
+        pins = Pins(state)
+        pin = pins.find(self._host, self._port)
+        parsed = PairingCode.parse(code) if code else None
+        if pin is None or (parsed is not None and not parsed.names(pin.fingerprint)):
+            pin = self._pair(pins, parsed)
+            parsed = None
+        self._spare_code = parsed
+        self._pins = pins
+        self._pin = pin
+        self.control = self._connect_control()
+
+    def _pair(self, pins: Pins, code: PairingCode | None) -> Pin:
+        if code is None:
+            raise TrustError(
+                f"this machine is not paired with {self._host}:{self._port}",
+                remedy="give the pairing code that blocksync recv shows there, with --code-file or at the prompt",
+            )
+        fingerprint, name = pair(self._host, self._port, code, self._identity, name=socket.gethostname())
+        return pins.add(self._host, self._port, fingerprint=fingerprint, name=name, since=int(time.time()))
+
+    def pair_again(self) -> bool:
+        """After the receiver refused us: pair with a code that was not needed so far; False without one."""
+        if self._spare_code is None:
+            return False
+        code, self._spare_code = self._spare_code, None
+        self._pin = self._pair(self._pins, code)
+        self.control.close()
+        self.control = self._connect_control()
+        return True
+
+    def _connect_control(self) -> HttpControl:
+        return HttpControl(self._host, self._port, self._identity, self._pin.fingerprint)
+
+    @contextlib.contextmanager
+    def route(self, slot: str) -> Iterator[Route]:
+        """For a sender; the manifest's copy is held by one process at a time.
+
+        Raises:
+            StateBusyError: another process of this machine sends to that slot.
+        """
+        with OsFolder(copy_folder(self._state, self._pin.fingerprint, slot)) as folder:
+            yield Route(control=self.control, connect=self._connect_data, copy=ManifestCopy(folder))
+
+    def _connect_data(self, answer: OpenAnswer) -> Link:
+        context = client_context(self._identity, pin=self._pin.fingerprint)
+        return connect(self._host, answer.data_port, context, self._pin.fingerprint, timeout=10.0)
+
+    def close(self) -> None:
+        self.control.close()

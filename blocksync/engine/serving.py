@@ -1,0 +1,170 @@
+"""A running receiver: its slots, both ports, and the pairing desk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+from blocksync.control.server import ControlServer
+from blocksync.control.service import Peer
+from blocksync.engine.cancel import Cancel
+from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.slot import Slot
+from blocksync.engine.statedir import slot_folder, slot_name_for
+from blocksync.errors import StateError, UsageError, from_os_error
+from blocksync.manifest.folder import OsFolder
+from blocksync.options import Listening, Progress, ReceiveOptions, ReceiveResult, TargetSpec
+from blocksync.protocol.messages import ControlPort
+from blocksync.targets import open_target
+from blocksync.transports.listener import DataListener
+from blocksync.trust.codes import PairingCode
+from blocksync.trust.grants import Grants
+from blocksync.trust.identity import Identity
+from blocksync.trust.names import check_slot_name
+from blocksync.trust.pairing import PairingDesk, PairingRequest
+from blocksync.trust.tls import LiveServerContext
+
+
+class Serving:
+    """Serves targets until it is closed; the control server's service.
+
+    Args:
+        options: of the caller.
+        state: the state folder, prepared.
+    """
+
+    def __init__(self, options: ReceiveOptions, state: Path) -> None:
+        self._options = options
+        self._committed: list[tuple[str, int]] = []
+        self._changed = threading.Condition()
+        self._exits = contextlib.ExitStack()
+        identity = Identity.load_or_create(state)
+        self._fingerprint = identity.fingerprint
+        self._grants = Grants(state)
+        self._grants.peers()  # a damaged file is told at the start, not to the first sender
+        self._desk = PairingDesk(identity, name=socket.gethostname())
+        with contextlib.ExitStack() as exits:
+            slots: dict[str, Slot] = {}
+            for spec in options.targets:
+                slot = _open_slot(spec, state)
+                exits.callback(slot.close)
+                if slot.name in slots:
+                    raise UsageError(
+                        f"two targets are offered as slot {slot.name}", remedy="name them apart: --target NAME=PATH"
+                    )
+                slots[slot.name] = slot
+            self._receiver = Receiver(slots, lambda peer, slot: self._grants.allowed(peer.fingerprint, slot), self._tell)
+            context = LiveServerContext(identity, self._grants.certificates).context
+            listener = DataListener(context, options.listen, options.data_port, self._receiver.authorise)
+            listener.start()
+            exits.callback(listener.close)
+            self._receiver.data_port = listener.port
+            server = ControlServer(self, context, options.listen, options.control_port)
+            server.start()
+            exits.callback(server.stop)
+            self._exits = exits.pop_all()
+        self._control_port = server.port
+
+    # -- what the control server asks -------------------------------------------------------------------------
+
+    def pair(self, request: dict[str, object]) -> dict[str, object]:
+        reply = self._desk.accept(
+            PairingRequest.from_json(request), now=time.monotonic(), since=int(time.time()), commit=self._grants.add
+        )
+        self._tell(Progress(stage="paired", message=f"paired for {', '.join(reply.slots)}"))
+        return reply.to_json()
+
+    def grants_fingerprint_ok(self, fingerprint: bytes) -> Peer | None:
+        grant = self._grants.find(fingerprint)
+        return None if grant is None else Peer(fingerprint=grant.fingerprint, name=grant.name)
+
+    def port_for(self, peer: Peer) -> ControlPort:
+        return PeerPort(self._receiver, peer)
+
+    def status(self, peer: Peer) -> dict[str, object]:
+        said: dict[str, object] = {}
+        for name in self._receiver.allowed_slots(peer):
+            slot = self._receiver.slots[name]
+            store, session = slot.store, slot.session
+            said[name] = {
+                "size": slot.target.size,
+                "generation": store.generation if store else 0,
+                "pass_open": bool(store and not store.complete),
+                "held_by": session.peer.name if session else "",
+                "durable": session.landing.durable_bytes if session else 0,
+            }
+        return {"slots": said}
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def listening(self) -> Listening:
+        """Issue a pairing code and say where we are."""
+        slots = tuple(self._receiver.slots)
+        code: PairingCode = self._desk.issue(slots, time.monotonic())
+        if self._options.code_file is not None:
+            _write_code(self._options.code_file, code.text)
+        return Listening(
+            control_port=self._control_port,
+            data_port=self._receiver.data_port,
+            code=code.text,
+            fingerprint=self._fingerprint.hex(),
+            slots=slots,
+        )
+
+    def run(self, cancel: Cancel) -> ReceiveResult:
+        """Serve until cancelled, or until each slot has committed once where ``once`` is asked for."""
+        while not cancel.is_set():
+            with self._changed:
+                if self._options.once and {slot for slot, _ in self._committed} >= set(self._receiver.slots):
+                    break
+                self._changed.wait(timeout=0.2)
+        return ReceiveResult(committed=tuple(self._committed))
+
+    def close(self) -> None:
+        """Stop listening, end the sessions; what is durable stays."""
+        self._exits.close()
+
+    def _tell(self, progress: Progress) -> None:
+        if progress.stage == "committed":
+            store = self._receiver.slots[progress.slot].store
+            with self._changed:
+                self._committed.append((progress.slot, store.generation if store else 0))
+                self._changed.notify_all()
+        if self._options.progress is not None:
+            self._options.progress(progress)
+
+
+def _open_slot(spec: TargetSpec, state: Path) -> Slot:
+    name = check_slot_name(spec.slot or slot_name_for(spec.path))
+    folder = OsFolder(slot_folder(state, name))
+    try:
+        target = open_target(
+            spec.path,
+            create_size=spec.create_size,
+            overwrite=spec.overwrite or Slot.holds_state(folder),
+            state_dir=state,
+        )
+        try:
+            return Slot(name, target, folder)
+        except BaseException:
+            target.close()
+            raise
+    except BaseException:
+        folder.close()
+        raise
+
+
+def _write_code(path: Path, text: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+            os.write(descriptor, text.encode() + b"\n")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise from_os_error(error, StateError, f"cannot write the pairing code to {path}") from error

@@ -1,0 +1,68 @@
+"""Where state lies, and what lies in it.
+
+::
+
+    STATE/identity.pem            this machine's certificate and key      (trust)
+    STATE/grants.json             receiver: who may write to which slot   (trust)
+    STATE/receivers.json          sender: pinned receivers                (trust)
+    STATE/slots/SLOT/             receiver: manifest and journal          (manifest)
+    STATE/copies/RECEIVER/SLOT/   sender: copy of the manifest            (manifest)
+    STATE/local/TARGET/           copy: manifest, journal and copy of a local target
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from blocksync.errors import StateError, from_os_error
+
+VARIABLE = "BLOCKSYNC_STATE_DIR"
+
+
+def default_state_dir() -> Path:
+    """The system's state folder for root, else the user's."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")) / "blocksync"
+    if os.geteuid() == 0:
+        return Path("/var/lib/blocksync")
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "blocksync"
+
+
+def prepare(state_dir: Path | None) -> Path:
+    """The state folder as an absolute path, made with mode 0700 where it is missing.
+
+    Raises:
+        StateError: it cannot be made.
+    """
+    path = (state_dir if state_dir is not None else default_state_dir()).absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise from_os_error(error, StateError, f"cannot make the state folder {path}") from error
+    return path
+
+
+def slot_folder(state: Path, slot: str) -> Path:
+    return state / "slots" / slot
+
+
+def copy_folder(state: Path, receiver_fingerprint: bytes, slot: str) -> Path:
+    return state / "copies" / receiver_fingerprint.hex()[:32] / (slot or "default")
+
+
+def local_folder(state: Path, target_path: str) -> Path:
+    """One folder a local target, named by its path, so that a second copy to it is incremental."""
+    real = os.path.realpath(target_path)
+    name = "".join(c if c.isalnum() else "-" for c in os.path.basename(real))[:40]
+    return state / "local" / f"{name}-{hashlib.sha256(real.encode()).hexdigest()[:16]}"
+
+
+def slot_name_for(path: str) -> str:
+    """A slot's name made from a target's path: its last part, in the characters that slots have."""
+    base = os.path.basename(os.path.realpath(path))
+    name = "".join(c if c.isalnum() and c.isascii() or c in "._-" else "-" for c in base).lstrip("-.")
+    return name[:64] or "disk"
