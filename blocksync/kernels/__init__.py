@@ -14,7 +14,6 @@ import os
 from typing import cast
 
 from blocksync.errors import KernelsError, UsageError
-from blocksync.kernels import python
 from blocksync.kernels.digest import INTERFACE, KEY_BYTES, SAME_FLAG, ZERO_FLAG, DigestKind, Kernels
 
 __all__ = [
@@ -65,14 +64,18 @@ def load(choice: str) -> tuple[str, Kernels, str]:
             f"{CHOICE_VARIABLE} is {choice!r}",
             remedy=f"set {CHOICE_VARIABLE} to auto, native or python, or unset it",
         )
+    why_not_native = ""
     if choice != "python":
         try:
             return "native", _load_native(), ""
         except KernelsError as error:
             if choice == "native":
                 raise
-            return "python", python, error.message
-    return "python", python, ""
+            why_not_native = error.message
+    # Imported only where it is used: a start with the native kernels need not load the digest packages.
+    from blocksync.kernels import python
+
+    return "python", python, why_not_native
 
 
 IMPLEMENTATION, _kernels, _why_not_native = load(os.environ.get(CHOICE_VARIABLE) or "auto")

@@ -1,0 +1,31 @@
+"""Where blocks come from."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from blocksync.errors import SourceError, from_os_error
+from blocksync.sources.base import Source
+
+__all__ = ["Source", "open_source"]
+
+
+def open_source(path: str) -> Source:
+    """Open a disk image or a block device for reading.
+
+    Raises:
+        SourceError: it is missing, forbidden, empty, or neither a file nor a block device.
+    """
+    from blocksync.sources.disk import DeviceSource, FileSource
+
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise from_os_error(error, SourceError, f"cannot open the source {path}") from error
+    if stat.S_ISBLK(mode):
+        return DeviceSource(path)
+    if stat.S_ISREG(mode):
+        return FileSource(path)
+    kind = "a folder" if stat.S_ISDIR(mode) else "neither a file nor a block device"
+    raise SourceError(f"the source {path} is {kind}", remedy="name a disk image or a block device")

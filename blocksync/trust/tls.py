@@ -89,9 +89,7 @@ def server_context(identity: Identity, peer_certs: Iterable[bytes]) -> ssl.SSLCo
         raise TrustError(
             "a granted peer's certificate is damaged", remedy="revoke that peer, pair again"
         ) from error
-    set_ciphersuites: Callable[[str], None] | None = getattr(context, "set_ciphersuites", None)
-    if set_ciphersuites is not None:
-        set_ciphersuites(_SUITES_WITH_AES if _processor_has_aes() else _SUITES_WITHOUT_AES)
+    _order_suites(context, aes=_processor_has_aes())
     return context
 
 
@@ -239,6 +237,12 @@ def _harden(context: ssl.SSLContext) -> None:
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
 
 
+def _order_suites(context: ssl.SSLContext, *, aes: bool) -> None:
+    set_ciphersuites: Callable[[str], None] | None = getattr(context, "set_ciphersuites", None)  # Python 3.15
+    if set_ciphersuites is not None:
+        set_ciphersuites(_SUITES_WITH_AES if aes else _SUITES_WITHOUT_AES)
+
+
 def _checked_pin(pin: bytes) -> bytes:
     if not PIN_BYTES_MIN <= len(pin) <= FINGERPRINT_BYTES:
         raise ValueError(f"a pin has {PIN_BYTES_MIN} to {FINGERPRINT_BYTES} bytes, not {len(pin)}")
@@ -298,10 +302,10 @@ def _demand_pin(connection: Any) -> None:
 
 
 @functools.cache
-def _processor_has_aes() -> bool:
+def _processor_has_aes(path: str = "/proc/cpuinfo") -> bool:
     """Whether the processor computes AES itself; assumed where the system does not tell, as all servers' do."""
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        with open(path, encoding="ascii", errors="replace") as file:
             words = file.read(1 << 16).split()
     except OSError:
         return True

@@ -5,6 +5,7 @@ import contextlib
 import datetime as dt
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from conftest import Greeter, greeting
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from trust_loopback import Greeter, greeting
 
 from blocksync.errors import BlocksyncError, NetworkError, ProtocolError, StateError, TrustError
+from blocksync.trust import tls
 from blocksync.trust.grants import Grant, Grants
 from blocksync.trust.identity import Identity, fingerprint_of
 from blocksync.trust.tls import (
@@ -202,6 +204,40 @@ def test_what_contexts_allow(make: Make) -> None:
     assert server.verify_mode == ssl.CERT_OPTIONAL
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("processor : 0\nflags\t\t: fpu aes avx\n", True),
+        ("processor : 0\nFeatures\t: fp asimd aes pmull\n", True),
+        ("processor : 0\nflags\t\t: fpu avx vaes\n", False),
+        (None, True),
+    ],
+)
+def test_the_processor_is_asked_for_aes(private: Path, text: str | None, known: bool) -> None:
+    path = private / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    assert tls._processor_has_aes(str(path)) is known
+
+
+@pytest.mark.parametrize(
+    ("aes", "first"), [(True, "TLS_AES_128_GCM_SHA256"), (False, "TLS_CHACHA20_POLY1305_SHA256")]
+)
+def test_suites_follow_the_hardware_where_python_lets_them(aes: bool, first: str) -> None:
+    chosen: list[str] = []
+
+    class Choosing(ssl.SSLContext):  # as it is from Python 3.15 on
+        def set_ciphersuites(self, suites: str) -> None:
+            chosen.append(suites)
+
+    context = Choosing(ssl.PROTOCOL_TLS_SERVER)
+    tls._order_suites(context, aes=aes)
+    assert chosen[0].split(":")[0] == first
+    assert set(chosen[0].split(":")) == {
+        each["name"] for each in context.get_ciphers() if each["protocol"] == "TLSv1.3"
+    }
+
+
 def test_no_session_can_be_resumed(make: Make, serve: Serve) -> None:
     receiver, sender = make("receiver"), make("sender")
     address = serve(LiveServerContext(receiver, lambda: [sender.certificate]).context).address
@@ -330,6 +366,10 @@ def test_streams(loop: str, make: Make) -> None:
     assert set(got) <= {b""}
 
 
+# Python 3.10's asyncio warns of the transport of a failed handshake, which nobody but itself could have closed.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in.*_SSLProtocolTransport.__del__" if sys.version_info < (3, 11) else "error"
+)
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_aiohttp_on_both_ends(loop: str, make: Make) -> None:
     receiver, sender, stranger = make("receiver"), make("sender"), make("stranger")

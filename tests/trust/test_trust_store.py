@@ -147,6 +147,40 @@ def test_a_failing_write_leaves_the_old_file(
     assert sorted(path.name for path in (private / "state").iterdir()) == ["n.json", "n.json.lock"]
 
 
+def test_the_file_is_durable_before_its_name_and_its_name_before_the_answer(
+    numbers: JsonStore[int], private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(descriptor: int) -> None:
+        steps.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        real_sync(descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        steps.append("rename")
+        real_replace(source, target)
+
+    (private / "state").mkdir(mode=0o700)
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    _save(numbers, 1)
+    assert steps == ["sync file", "rename", "sync folder"]
+
+
+def test_a_file_that_somebody_makes_in_the_meantime_is_not_written_into(
+    numbers: JsonStore[int], private: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _save(numbers, 1)
+    planted = private / "state" / "n.json.new"
+    planted.write_bytes(b"theirs")
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)  # as if it came just after
+    with pytest.raises(StateError, match="File exists"):
+        _save(numbers, 2)
+    assert planted.read_bytes() == b"theirs"
+    assert numbers.load() == (1,)
+
+
 def test_changes_of_many_threads_are_all_kept(numbers: JsonStore[int]) -> None:
     def add(number: int) -> None:
         with numbers.changing():

@@ -154,6 +154,19 @@ def test_a_damaged_file_is_a_trust_error_with_a_remedy(private: Path, name: str,
     assert path.read_bytes() == data  # never replaced by a new one behind the user's back
 
 
+def test_an_encrypted_key_never_asks_on_the_terminal(private: Path) -> None:
+    identity = Identity.load_or_create(private)
+    passwords: list[object] = []
+
+    class Recording(ssl.SSLContext):
+        def load_cert_chain(self, certfile: object, keyfile: object = None, password: object = None) -> None:
+            passwords.append(password)
+
+    identity.load_into(Recording(ssl.PROTOCOL_TLS_CLIENT))
+    assert callable(passwords[0])  # without one OpenSSL opens the terminal itself
+    assert passwords[0]() == ""
+
+
 def test_links_folders_and_pipes_in_the_key_s_place_are_refused(private: Path) -> None:
     elsewhere = Identity.load_or_create(private / "elsewhere")
     for name in ("link", "folder", "pipe"):

@@ -1,0 +1,106 @@
+"""Manifest files: written whole to a temporary name and renamed, read a segment at a time."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from blocksync.errors import StateDamagedError
+from blocksync.manifest.folder import DurableFile, Folder
+from blocksync.manifest.format import ENTRY, HEADER_BYTES, Header, SegmentState, known_bytes, payload_bytes
+
+if TYPE_CHECKING:
+    from blocksync.manifest.working import BlockMap
+
+TEMPORARY_FILE = "manifest.new"
+_ENTRIES_AT_ONCE = 4096
+
+
+class ManifestFile:
+    """An open manifest file; any segment is one read away. Thread-safe, read-only.
+
+    Args:
+        file: closed with this.
+
+    Raises:
+        StateDamagedError: the header or the table is damaged.
+    """
+
+    def __init__(self, file: DurableFile) -> None:
+        self._file = file
+        self.header = Header.decode(file.pread(0, HEADER_BYTES))
+        count = self.header.geometry.segment_count
+        self._table = file.pread(HEADER_BYTES, count * ENTRY.size)
+        if len(self._table) != count * ENTRY.size or zlib.crc32(self._table) != self.header.table_checksum:
+            raise StateDamagedError("the manifest's segment table is damaged: its checksum does not match")
+
+    def states(self) -> bytes:
+        """One byte a segment."""
+        # The state is the entry's first byte, little-endian; the checksum vouches for the other three.
+        return self._table[:: ENTRY.size]
+
+    def digest(self, index: int) -> bytes:
+        return self._table[(index + 1) * ENTRY.size - 16 : (index + 1) * ENTRY.size]
+
+    def payload(self, index: int) -> bytes:
+        """The canonical payload of a STORED segment, unchecked: the caller compares its digest.
+
+        Raises:
+            StateDamagedError: the table's entry is out of range.
+        """
+        state, length, offset, _ = ENTRY.unpack_from(self._table, index * ENTRY.size)
+        expected = payload_bytes(self.header.geometry, self.header.geometry.blocks_in_segment(index))
+        if state != SegmentState.STORED or length != expected:
+            raise StateDamagedError(f"segment {index} of the manifest is damaged: its entry is out of range")
+        payload = self._file.pread(offset, length)
+        if len(payload) != length:
+            raise StateDamagedError(f"segment {index} of the manifest is damaged: the file ends before it")
+        return payload
+
+    def known_count(self, index: int) -> int:
+        """Claimed blocks of a STORED segment, from its known map alone."""
+        _, _, offset, _ = ENTRY.unpack_from(self._table, index * ENTRY.size)
+        bits = self._file.pread(offset, known_bytes(self.header.geometry.blocks_in_segment(index)))
+        return bin(int.from_bytes(bits, "little")).count("1")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def write_manifest(folder: Folder, name: str, header: Header, blocks: BlockMap) -> None:
+    """Write a manifest durably in place of ``name``: all of the new one or all of the old one survives a crash.
+
+    Args:
+        folder: of the slot or copy.
+        name: of the file.
+        header: its table checksum is filled in here.
+        blocks: the claims.
+    """
+    count = blocks.geometry.segment_count
+    file = folder.open(TEMPORARY_FILE, create=True)
+    try:
+        table_at = HEADER_BYTES
+        payload_at = HEADER_BYTES + count * ENTRY.size
+        checksum = 0
+        entries: list[bytes] = []
+        for index in range(count):
+            state, payload = blocks.export_segment(index)
+            offset = payload_at if payload else 0
+            entries.append(ENTRY.pack(state, len(payload), offset, blocks.segment_digest(index)))
+            if payload:
+                file.pwrite(payload_at, payload)
+                payload_at += len(payload)
+            if len(entries) == _ENTRIES_AT_ONCE or index == count - 1:
+                part = b"".join(entries)
+                checksum = zlib.crc32(part, checksum)
+                file.pwrite(table_at, part)
+                table_at += len(part)
+                entries.clear()
+        file.pwrite(0, replace(header, table_checksum=checksum).encode())
+        file.sync()
+    finally:
+        file.close()
+    folder.replace(TEMPORARY_FILE, name)
+    folder.sync()
+

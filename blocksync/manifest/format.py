@@ -1,0 +1,151 @@
+"""The structs of docs/MANIFEST.md: manifest header, segment table, journal records. Little-endian throughout."""
+
+from __future__ import annotations
+
+import enum
+import struct
+import zlib
+from dataclasses import dataclass
+
+from blocksync.errors import StateDamagedError
+from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
+from blocksync.kernels import DigestKind
+
+FORMAT_VERSION = 1
+MANIFEST_MAGIC = b"BSMANIF1"
+HEADER_BYTES = 4096
+HEADER = struct.Struct("<8sII16sQIIQQIIQ32s16sQHH")
+assert HEADER.size == 136
+TEXT_AT = 256
+MAX_TEXT_BYTES = 1024
+ENTRY = struct.Struct("<IIQ16s")
+assert ENTRY.size == 32
+
+JOURNAL_MAGIC = 0x314A5342  # "BSJ1"
+RECORD = struct.Struct("<IHHQQQIIQ")
+assert RECORD.size == 48
+MAX_RECORD_BYTES = 4 << 20
+RUN = struct.Struct("<QQ")
+assert RUN.size == 16
+BEGIN = struct.Struct("<16sQQ")
+assert BEGIN.size == 32
+
+
+class SegmentState(enum.IntEnum):
+    UNKNOWN = 0
+    ZERO = 1
+    STORED = 2
+
+
+class RecordKind(enum.IntEnum):
+    BEGIN = 1
+    EPOCH = 2
+    INTENT = 3
+    CLAIM = 4
+    CLAIM_ZERO = 5
+    WITHDRAW = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """A manifest's first page.
+
+    Args:
+        manifest_id: 16 random bytes, kept over generations; a new one when the slot starts anew.
+        generation: number of committed passes.
+        complete: whether it is the end of a pass (else a pass in progress that was compacted).
+        covered: journal records up to this sequence number are contained.
+        epoch: the last one handed out.
+        geometry, kind, key: how blocks are cut and digested.
+        root: of the digest tree.
+        source_identity, write_mark: texts of at most 1024 bytes.
+    """
+
+    manifest_id: bytes
+    generation: int
+    complete: bool
+    covered: int
+    epoch: int
+    geometry: Geometry
+    kind: DigestKind
+    key: bytes
+    root: bytes
+    table_checksum: int
+    source_identity: str
+    write_mark: str
+
+    def encode(self) -> bytes:
+        identity = self.source_identity.encode()[:MAX_TEXT_BYTES]
+        mark = self.write_mark.encode()[:MAX_TEXT_BYTES]
+        head = HEADER.pack(
+            MANIFEST_MAGIC,
+            FORMAT_VERSION,
+            int(self.complete),
+            self.manifest_id,
+            self.generation,
+            self.geometry.block_bytes,
+            self.geometry.sector_bytes,
+            self.geometry.size,
+            self.covered,
+            self.kind,
+            self.table_checksum,
+            self.epoch,
+            self.key,
+            self.root,
+            0,
+            len(identity),
+            len(mark),
+        )
+        page = bytearray(HEADER_BYTES)
+        page[: len(head)] = head
+        page[TEXT_AT : TEXT_AT + len(identity)] = identity
+        page[TEXT_AT + MAX_TEXT_BYTES : TEXT_AT + MAX_TEXT_BYTES + len(mark)] = mark
+        page[-4:] = zlib.crc32(page[:-4]).to_bytes(4, "little")
+        return bytes(page)
+
+    @classmethod
+    def decode(cls, page: bytes) -> Header:
+        """Read a header page.
+
+        Raises:
+            StateDamagedError: its checksum does not match, or a field is out of range.
+        """
+        if len(page) != HEADER_BYTES or page[:8] != MANIFEST_MAGIC:
+            raise StateDamagedError("the manifest does not begin as a manifest")
+        if zlib.crc32(page[:-4]) != int.from_bytes(page[-4:], "little"):
+            raise StateDamagedError("the manifest's header is damaged: its checksum does not match")
+        (_, version, complete, manifest_id, generation, block, sector, size, covered, kind, table, epoch, key, root,
+         _, identity_length, mark_length) = HEADER.unpack_from(page)  # fmt: skip
+        if version != FORMAT_VERSION:
+            raise StateDamagedError(
+                f"the manifest has format {version}, this version of blocksync knows {FORMAT_VERSION}",
+                remedy="use the version of blocksync that wrote it",
+            )
+        texts = page[TEXT_AT : TEXT_AT + 2 * MAX_TEXT_BYTES]
+        try:
+            return cls(
+                manifest_id=manifest_id,
+                generation=generation,
+                complete=bool(complete),
+                covered=covered,
+                epoch=epoch,
+                geometry=Geometry(size, block, sector),
+                kind=DigestKind(kind),
+                key=key,
+                root=root,
+                table_checksum=table,
+                source_identity=texts[:identity_length].decode(),
+                write_mark=texts[MAX_TEXT_BYTES : MAX_TEXT_BYTES + mark_length].decode(),
+            )
+        except Exception as error:
+            raise StateDamagedError(f"the manifest's header is out of range: {error}") from error
+
+
+def known_bytes(blocks: int) -> int:
+    """Length of a segment's known map: one bit a block, least significant bit first."""
+    return -(-blocks // 8)
+
+
+def payload_bytes(geometry: Geometry, blocks: int) -> int:
+    """Length of a segment's canonical payload: known map, digests, sub-digests."""
+    return known_bytes(blocks) + blocks * (DIGEST_BYTES + PAGE_DIGEST_BYTES * geometry.pages_per_block)

@@ -1,0 +1,363 @@
+"""One slot's durable state: a manifest file, the journal since, and the map that both add up to.
+
+The order in which the engine calls (section 6 of the design)::
+
+    intend → sync → overwrite the target     a claim is durably withdrawn before its block changes
+    target sync → claim → sync → tell        a claim is durable only after its block is
+
+What a method promises of durability stands in its docstring; everything else may be lost in a crash, and losing it is
+safe.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+
+from blocksync.errors import BlocksyncError, IntegrityError, StateDamagedError, StateError
+from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
+from blocksync.kernels import KEY_BYTES, DigestKind
+from blocksync.manifest.base import ManifestFile, write_manifest
+from blocksync.manifest.folder import Folder
+from blocksync.manifest.format import BEGIN, RUN, Header, RecordKind
+from blocksync.manifest.journal import JOURNAL_FILE, Journal, JournalReader, Record, create_journal
+from blocksync.manifest.working import BlockMap
+
+MANIFEST_FILE = "manifest"
+# A journal may be this much larger than the claims of the whole disk before it is folded into a new manifest.
+JOURNAL_SLACK_BYTES = 64 << 20
+MAX_NAME_CHARACTERS = 256
+
+
+class SlotStore:
+    """Durable claims of one slot. Thread-safe.
+
+    Use :meth:`create`, :meth:`open` or :meth:`load_or_none`. After an error of the state's own disk the store refuses
+    all further work: it must be opened again (rule 3).
+    """
+
+    def __init__(self, folder: Folder, header: Header, blocks: BlockMap, journal: Journal, *, touched: bool) -> None:
+        self._folder = folder
+        self._header = header
+        self._journal = journal
+        self._touched = touched
+        self._lock = threading.RLock()
+        self._poison: BlocksyncError | None = None
+        self._epoch = header.epoch
+        self.map = blocks
+
+    # -- making and opening -----------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, folder: Folder, geometry: Geometry, kind: DigestKind, *, source_identity: str, key: bytes | None = None
+    ) -> SlotStore:
+        """Start a slot of which nothing is claimed; durable on return."""
+        header = Header(
+            manifest_id=secrets.token_bytes(16),
+            generation=0,
+            complete=False,
+            covered=0,
+            epoch=0,
+            geometry=geometry,
+            kind=kind,
+            key=key if key is not None else secrets.token_bytes(KEY_BYTES),
+            root=bytes(DIGEST_BYTES),
+            table_checksum=0,
+            source_identity=source_identity,
+            write_mark="",
+        )
+        # The journal first: a manifest without a journal is damage, never a beginning.
+        create_journal(folder, header.manifest_id, 0, 0).close()
+        empty = BlockMap(geometry, kind, header.key)
+        write_manifest(folder, MANIFEST_FILE, replace(header, root=empty.root()), empty)
+        return cls.open(folder)
+
+    @classmethod
+    def load_or_none(cls, folder: Folder) -> SlotStore | None:
+        """Open a slot, or None where none was ever begun."""
+        return cls.open(folder) if folder.exists(MANIFEST_FILE) else None
+
+    @classmethod
+    def open(cls, folder: Folder) -> SlotStore:
+        """Read the manifest and replay the journal.
+
+        Raises:
+            StateDamagedError: one of them is damaged where no crash can have done it.
+        """
+        base = ManifestFile(folder.open(MANIFEST_FILE))
+        header = base.header
+        if not folder.exists(JOURNAL_FILE):
+            base.close()
+            raise StateDamagedError("the slot has a manifest but no journal: its last withdrawals are unknown")
+        blocks = BlockMap(header.geometry, header.kind, header.key, base=base, folder=folder)
+        reader = JournalReader(folder.open(JOURNAL_FILE))
+        replay = _Replay(header, blocks)
+        for record in reader.records():
+            replay.apply(record)
+        journal = reader.resume()
+        store = cls(folder, header, blocks, journal, touched=replay.touched)
+        store._epoch = max(header.epoch, replay.epoch)
+        if replay.stale:
+            # A crash came between the new manifest and its new journal.
+            journal.close()
+            store._journal = create_journal(folder, header.manifest_id, header.generation, header.covered)
+        return store
+
+    # -- facts ------------------------------------------------------------------------------------------------
+
+    @property
+    def geometry(self) -> Geometry:
+        return self._header.geometry
+
+    @property
+    def kind(self) -> DigestKind:
+        return self._header.kind
+
+    @property
+    def key(self) -> bytes:
+        return self._header.key
+
+    @property
+    def manifest_id(self) -> bytes:
+        return self._header.manifest_id
+
+    @property
+    def generation(self) -> int:
+        """Committed passes."""
+        return self._header.generation
+
+    @property
+    def complete(self) -> bool:
+        """Whether the claims are exactly those of the last committed pass."""
+        return self._header.complete and not self._touched
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    @property
+    def source_identity(self) -> str:
+        return self._header.source_identity
+
+    @property
+    def write_mark(self) -> str:
+        """The target's mark when the last pass was committed."""
+        return self._header.write_mark
+
+    # -- a pass -----------------------------------------------------------------------------------------------
+
+    def begin_epoch(self, sender: str, source_identity: str) -> int:
+        """Hand out the next epoch; durable on return (rule 4)."""
+        with self._lock:
+            self._sound()
+            self._compact_if_large()
+            names = f"{sender[:MAX_NAME_CHARACTERS]}\n{source_identity[:MAX_NAME_CHARACTERS]}".encode()
+            self._epoch += 1
+            self._append(RecordKind.EPOCH, names)
+        self.sync()
+        return self._epoch
+
+    def intend(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Withdraw claims of ``(first, count)`` runs that are about to be overwritten; durable after :meth:`sync`."""
+        with self._lock:
+            self._sound()
+            claimed = [run for run in runs if self.map.any_claimed(*run)]
+            self._append_runs(RecordKind.INTENT, claimed)
+
+    def withdraw(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Withdraw claims that turned out wrong; durable on return."""
+        with self._lock:
+            self._sound()
+            self._append_runs(RecordKind.WITHDRAW, list(runs))
+        self.sync()
+
+    def claim(self, first: int, digests: bytes | memoryview, pages: bytes | memoryview) -> None:
+        """Claim blocks whose content is durable on the target; the claim itself is after :meth:`sync`."""
+        with self._lock:
+            self._sound()
+            count = len(digests) // DIGEST_BYTES
+            self._append(RecordKind.CLAIM, b"".join((RUN.pack(first, count), digests, pages)))
+            self.map.claim(first, digests, pages)
+
+    def claim_zero(self, first: int, count: int) -> None:
+        """Claim blocks that durably read as zeros."""
+        with self._lock:
+            self._sound()
+            self._append(RecordKind.CLAIM_ZERO, RUN.pack(first, count))
+            self.map.claim_zero(first, count)
+
+    def sync(self) -> None:
+        """Make all records appended so far durable.
+
+        Raises:
+            StateError: they may not be; the store refuses all further work.
+        """
+        with self._lock:
+            self._sound()
+            try:
+                self._journal.flush()
+            except BlocksyncError as error:
+                self._poison = error
+                raise
+            journal, upto = self._journal, self._journal.sequence
+        try:
+            journal.sync(upto)
+        except BlocksyncError as error:
+            with self._lock:
+                self._poison = error
+            raise
+
+    def commit(self, root: bytes, write_mark: str) -> int:
+        """End the pass; durable on return.
+
+        Args:
+            root: of the sender's digest tree.
+            write_mark: of the target, after its last sync.
+
+        Returns:
+            the new generation.
+
+        Raises:
+            IntegrityError: the roots differ; nothing is committed, the claims stay.
+        """
+        with self._lock:
+            self._sound()
+            if self.map.root() != root:
+                raise IntegrityError(
+                    "the digest trees of sender and receiver differ at the end of the pass",
+                    safe="nothing was committed; the last committed generation stands",
+                )
+            self._rewrite(
+                replace(self._header, generation=self.generation + 1, complete=True, write_mark=write_mark, root=root)
+            )
+            return self.generation
+
+    def reset(self, geometry: Geometry, kind: DigestKind, *, source_identity: str) -> None:
+        """Forget everything for another disk: new manifest id and key, generation 0; durable on return."""
+        with self._lock:
+            self._sound()
+            key = secrets.token_bytes(KEY_BYTES)
+            self.map.close()
+            self.map = BlockMap(geometry, kind, key)
+            self._rewrite(
+                replace(
+                    self._header,
+                    manifest_id=secrets.token_bytes(16),
+                    generation=0,
+                    complete=False,
+                    geometry=geometry,
+                    kind=kind,
+                    key=key,
+                    root=self.map.root(),
+                    source_identity=source_identity,
+                    write_mark="",
+                )
+            )
+
+    def close(self) -> None:
+        """Release the files; may be called twice. What was synced stays."""
+        with self._lock:
+            if self._poison is None or not isinstance(self._poison, _Closed):
+                self._poison = _Closed("the slot's state is closed")
+                self._journal.close()
+                self.map.close()
+
+    # -- inside, under the lock -------------------------------------------------------------------------------
+
+    def _sound(self) -> None:
+        if self._poison is not None:
+            raise StateError(f"the slot's state cannot be used any more: {self._poison}") from self._poison
+
+    def _append(self, kind: RecordKind, payload: bytes) -> None:
+        try:
+            self._journal.append(kind, self._epoch, payload)
+        except BlocksyncError as error:
+            self._poison = error
+            raise
+        if kind is not RecordKind.EPOCH:
+            self._touched = True
+
+    def _append_runs(self, kind: RecordKind, runs: list[tuple[int, int]]) -> None:
+        per_record = 4096
+        for at in range(0, len(runs), per_record):
+            part = runs[at : at + per_record]
+            self._append(kind, b"".join(RUN.pack(first, count) for first, count in part))
+            for first, count in part:
+                self.map.withdraw(first, count)
+
+    def _rewrite(self, header: Header) -> None:
+        """Write a manifest of the map as it is, then start a new journal behind it."""
+        covered = self._journal.sequence
+        header = replace(header, covered=covered, epoch=self._epoch)
+        try:
+            self._journal.flush()
+            write_manifest(self._folder, MANIFEST_FILE, header, self.map)
+            journal = create_journal(self._folder, header.manifest_id, header.generation, covered)
+            base = ManifestFile(self._folder.open(MANIFEST_FILE))
+        except BlocksyncError as error:
+            self._poison = error
+            raise
+        self._journal.close()
+        self.map.close()
+        self._journal = journal
+        self._header = base.header
+        self._touched = False
+        self.map = BlockMap(header.geometry, header.kind, header.key, base=base, folder=self._folder)
+
+    def _compact_if_large(self) -> None:
+        geometry = self.geometry
+        whole = geometry.block_count * (DIGEST_BYTES + PAGE_DIGEST_BYTES * geometry.pages_per_block)
+        if self._journal.size > 2 * whole + JOURNAL_SLACK_BYTES:
+            self._rewrite(replace(self._header, complete=self.complete))
+
+
+class _Closed(StateError):
+    """Marks a store that was closed on purpose."""
+
+
+class _Replay:
+    """Applies a journal's records to the map of the manifest before it."""
+
+    def __init__(self, header: Header, blocks: BlockMap) -> None:
+        self._header = header
+        self._map = blocks
+        self.epoch = 0
+        self.touched = False
+        self.stale = False
+
+    def apply(self, record: Record) -> None:
+        """Raises StateDamagedError for a record that cannot be of this manifest."""
+        if record.kind is RecordKind.EPOCH:
+            self.epoch = max(self.epoch, record.epoch)
+        if record.kind is RecordKind.BEGIN:
+            manifest_id, _, _ = BEGIN.unpack(record.payload)
+            # Only a journal that the manifest already contains may be another's.
+            self.stale = record.sequence <= self._header.covered
+            if manifest_id != self._header.manifest_id and not self.stale:
+                raise StateDamagedError("the journal belongs to another manifest")
+            return
+        if record.sequence <= self._header.covered:
+            return
+        if self.stale:
+            raise StateDamagedError("the journal goes on behind the manifest that replaced it")
+        try:
+            self._apply(record)
+        except ValueError as error:
+            raise StateDamagedError(f"a journal record is out of range: {error}") from error
+
+    def _apply(self, record: Record) -> None:
+        if record.kind in (RecordKind.INTENT, RecordKind.WITHDRAW):
+            self.touched = True
+            for first, count in RUN.iter_unpack(record.payload):
+                self._map.withdraw(first, count)
+        elif record.kind is RecordKind.CLAIM:
+            self.touched = True
+            first, count = RUN.unpack_from(record.payload)
+            digests_end = RUN.size + count * DIGEST_BYTES
+            self._map.claim(first, record.payload[RUN.size : digests_end], record.payload[digests_end:])
+        elif record.kind is RecordKind.CLAIM_ZERO:
+            self.touched = True
+            self._map.claim_zero(*RUN.unpack(record.payload))

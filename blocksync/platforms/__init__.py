@@ -1,0 +1,60 @@
+"""What one platform has and another lacks, chosen in this one place.
+
+Linux has everything; elsewhere the functions do what can be done there or say that it cannot.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.platform == "linux":
+    from blocksync.platforms.linux import (
+        DIRECT,
+        DeviceFacts,
+        allocated_from,
+        below,
+        device_facts,
+        hold_file,
+        loops_over,
+        mounts_of,
+        punch,
+        swaps,
+        sync_folder,
+        tune_socket,
+        users_of_device,
+        write_zeros,
+    )
+else:
+    from blocksync.platforms.other import (
+        DIRECT,
+        DeviceFacts,
+        allocated_from,
+        below,
+        device_facts,
+        hold_file,
+        loops_over,
+        mounts_of,
+        punch,
+        swaps,
+        sync_folder,
+        tune_socket,
+        users_of_device,
+        write_zeros,
+    )
+
+__all__ = [
+    "DIRECT",
+    "DeviceFacts",
+    "allocated_from",
+    "below",
+    "device_facts",
+    "hold_file",
+    "loops_over",
+    "mounts_of",
+    "punch",
+    "swaps",
+    "sync_folder",
+    "tune_socket",
+    "users_of_device",
+    "write_zeros",
+]

@@ -1,0 +1,244 @@
+"""Linux: ioctls of block devices (linux/fs.h), fallocate, sysfs, /proc. All by number and path, nothing is started."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from blocksync.platforms.facts import DeviceFacts
+
+DIRECT = os.O_DIRECT
+_BLKROGET = 0x125E
+_BLKGETSIZE64 = 0x80081272
+_BLKSSZGET = 0x1268
+_BLKZEROOUT = 0x127F
+_FALLOC_FL_KEEP_SIZE = 0x01
+_FALLOC_FL_PUNCH_HOLE = 0x02
+_SYS_BLOCK = Path("/sys/dev/block")
+# A peer that answers nothing is given up after these.
+_USER_TIMEOUT_MILLISECONDS = 20_000
+_KEEPALIVE_SECONDS = 5
+_KEEPALIVE_PROBES = 3
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def hold_file(descriptor: int) -> bool:
+    """Lock a file for this process; False when another one holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def punch(descriptor: int, offset: int, length: int) -> bool:
+    """Deallocate a file's range so that it reads as zeros; False where the filesystem cannot."""
+    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+    if _libc.fallocate(descriptor, mode, offset, length) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(number, os.strerror(number))
+
+
+def write_zeros(descriptor: int, offset: int, length: int) -> bool:
+    """BLKZEROOUT: the kernel guarantees zeros, by offload or by writing them; False where it cannot."""
+    try:
+        fcntl.ioctl(descriptor, _BLKZEROOUT, struct.pack("QQ", offset, length))
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL):
+            return False
+        raise
+    return True
+
+
+def allocated_from(descriptor: int, offset: int) -> tuple[int, int] | None:
+    """``(start, end)`` of the first data at or behind ``offset``; None where only holes follow.
+
+    Raises:
+        OSError: EINVAL where the filesystem knows no holes.
+    """
+    try:
+        start = os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
+    return start, os.lseek(descriptor, start, os.SEEK_HOLE)
+
+
+def device_facts(descriptor: int) -> DeviceFacts:
+    """Facts of an open block device."""
+    number = os.fstat(descriptor).st_rdev
+    size = struct.unpack("Q", fcntl.ioctl(descriptor, _BLKGETSIZE64, bytes(8)))[0]
+    sector = struct.unpack("i", fcntl.ioctl(descriptor, _BLKSSZGET, bytes(4)))[0]
+    read_only = struct.unpack("i", fcntl.ioctl(descriptor, _BLKROGET, bytes(4)))[0]
+    return DeviceFacts(
+        size=size,
+        sector_bytes=4096 if sector == 4096 else 512,
+        identity=_identity(number),
+        read_only=bool(read_only),
+        mark=_mark(number),
+    )
+
+
+def _sys(number: int) -> Path:
+    return _SYS_BLOCK / f"{os.major(number)}:{os.minor(number)}"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _identity(number: int) -> str:
+    at = _sys(number)
+    for name in ("loop/backing_file", "dm/uuid", "md/uuid", "wwid", "device/wwid", "serial", "device/serial"):
+        text = _text(at / name)
+        if text:
+            return f"device:{text}"
+    if (at / "partition").exists():
+        whole = _identity(_number_of(at.resolve().parent))
+        return f"{whole}:partition{_text(at / 'partition')}"
+    return f"device:{_text(at / 'uevent').partition('DEVNAME=')[2].splitlines()[0:1]}"
+
+
+def _number_of(sys_path: Path) -> int:
+    major, _, minor = _text(sys_path / "dev").partition(":")
+    return os.makedev(int(major), int(minor)) if minor else 0
+
+
+def _mark(number: int) -> str:
+    at = _sys(number)
+    fields = _text(at / "stat").split()
+    if len(fields) < 7:
+        return ""
+    boot = _text(Path("/proc/sys/kernel/random/boot_id"))
+    # Fields 5 to 8 count completed writes; diskseq changes when another medium takes the device's name.
+    return f"{boot}:{_text(at / 'diskseq')}:{fields[4]}:{fields[6]}"
+
+
+def _family(number: int) -> set[int]:
+    """The device, its partitions, and what is stacked on any of them."""
+    found: set[int] = set()
+    waiting = [number]
+    while waiting:
+        each = waiting.pop()
+        if each in found or not each:
+            continue
+        found.add(each)
+        at = _sys(each).resolve()
+        if not at.is_dir():
+            continue
+        for entry in at.iterdir():
+            if (entry / "partition").exists():
+                waiting.append(_number_of(entry))
+        holders = at / "holders"
+        if holders.is_dir():
+            waiting.extend(_number_of(holder.resolve()) for holder in holders.iterdir())
+    return found
+
+
+def mounts_of(number: int) -> list[str]:
+    """Mount points of a device, of its partitions and of what is stacked on them."""
+    family = {f"{os.major(each)}:{os.minor(each)}" for each in _family(number)}
+    found = []
+    for line in _text(Path("/proc/self/mountinfo")).splitlines():
+        fields = line.split()
+        if len(fields) > 4 and fields[2] in family:
+            found.append(fields[4].encode().decode("unicode_escape"))
+    return found
+
+
+def swaps() -> Iterator[os.stat_result]:
+    """The devices and files that are swapped to."""
+    for line in _text(Path("/proc/swaps")).splitlines()[1:]:
+        try:
+            yield os.stat(line.split()[0].encode().decode("unicode_escape"))
+        except OSError:
+            continue
+
+
+def users_of_device(number: int) -> list[str]:
+    """What the kernel stacks on a device or its partitions: LVM, MD, device-mapper, bcache."""
+    found = []
+    for each in sorted(_family(number)):
+        holders = _sys(each).resolve() / "holders"
+        if holders.is_dir():
+            found.extend(entry.name for entry in holders.iterdir())
+    return found
+
+
+def loops_over(status: os.stat_result) -> list[tuple[str, int]]:
+    """``(name, device number)`` of the loop devices that have this file or device as their backing file."""
+    found = []
+    for entry in Path("/sys/block").glob("loop*"):
+        backing = _text(entry / "loop" / "backing_file")
+        if not backing:
+            continue
+        try:
+            other = os.stat(backing.removesuffix(" (deleted)"))
+        except OSError:
+            continue
+        same_file = (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino)
+        if same_file or (status.st_rdev and other.st_rdev == status.st_rdev):
+            found.append((f"/dev/{entry.name}", _number_of(entry)))
+    return found
+
+
+def below(number: int) -> set[int]:
+    """The device numbers that a device stands on: its whole disk, its slaves, the filesystem of its backing file."""
+    found: set[int] = set()
+    waiting = [number]
+    while waiting:
+        each = waiting.pop()
+        if each in found or not each:
+            continue
+        found.add(each)
+        at = _sys(each).resolve()
+        if (at / "partition").exists():
+            waiting.append(_number_of(at.parent))
+        slaves = at / "slaves"
+        if slaves.is_dir():
+            waiting.extend(_number_of(slave.resolve()) for slave in slaves.iterdir())
+        backing = _text(at / "loop" / "backing_file")
+        if backing:
+            try:
+                status = os.stat(backing)
+            except OSError:
+                continue
+            waiting.extend((status.st_dev, status.st_rdev))
+    return found
+
+
+def tune_socket(sock: socket.socket) -> None:
+    """Notice dead peers, send without delay."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MILLISECONDS)

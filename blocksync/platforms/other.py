@@ -1,0 +1,85 @@
+"""Everywhere but Linux: image files work; block devices are refused by name until their calls are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from blocksync.platforms.facts import DeviceFacts
+
+DIRECT = 0
+
+
+def hold_file(descriptor: int) -> bool:
+    """Lock a file for this process where the system has such locks."""
+    if os.name != "posix":
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries durable where the system has a call for that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def punch(_descriptor: int, _offset: int, _length: int) -> bool:
+    return False
+
+
+def write_zeros(_descriptor: int, _offset: int, _length: int) -> bool:
+    return False
+
+
+def allocated_from(_descriptor: int, _offset: int) -> tuple[int, int] | None:
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def device_facts(_descriptor: int) -> DeviceFacts:
+    raise OSError(errno.ENOTSUP, "block devices are supported on Linux only")
+
+
+def mounts_of(_number: int) -> list[str]:
+    return []
+
+
+def swaps() -> Iterator[os.stat_result]:
+    return iter(())
+
+
+def users_of_device(_number: int) -> list[str]:
+    return []
+
+
+def loops_over(_status: os.stat_result) -> list[tuple[str, int]]:
+    return []
+
+
+def below(number: int) -> set[int]:
+    return {number}
+
+
+def tune_socket(sock: socket.socket) -> None:
+    """Send without delay, notice dead peers by the system's own times."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,0 +1,275 @@
+"""Image files and block devices as targets.
+
+Both go through the page cache: a window's writes are handed over at once and made durable by one ``fdatasync``,
+which is what the order of claims is built on. Devices are opened with O_EXCL, which the kernel refuses where something
+is mounted or stacked; files are locked, so that two of ours cannot write one image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from blocksync.errors import TargetError, TargetRefusedError, TargetSyncError, from_os_error
+from blocksync.extents import Extent, ExtentKind
+from blocksync.platforms import allocated_from, device_facts, hold_file, punch, sync_folder, write_zeros
+from blocksync.targets.base import Target, TargetCapabilities
+from blocksync.targets.fitness import refuse_busy, refuse_content, refuse_state_on_target
+
+SECTOR_BYTES = 512
+ZERO_PIECE = bytes(1 << 20)
+
+
+def create_image(path: str, size: int) -> None:
+    """Make a new sparse file of ``size`` bytes, durably."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_folder(Path(path).absolute().parent)
+    except OSError as error:
+        raise from_os_error(error, TargetError, f"cannot create the target {path}") from error
+
+
+class _DescriptorTarget(Target):
+    """What files and devices have in common: everything but opening, zeroing and extents."""
+
+    _descriptor = -1
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._check_range(offset, len(buffer))
+        filled = 0
+        try:
+            while filled < len(buffer):
+                count = os.preadv(self._descriptor, [buffer[filled:]], offset + filled)
+                if not count:
+                    raise TargetError(f"the target {self.name} ends at {offset + filled}")
+                filled += count
+        except OSError as error:
+            raise from_os_error(error, TargetError, f"cannot read {self.name} at offset {offset + filled}") from error
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self._check_range(offset, len(data))
+        written = 0
+        try:
+            while written < len(data):
+                written += os.pwrite(self._descriptor, data[written:], offset + written)
+        except OSError as error:
+            raise from_os_error(
+                error,
+                TargetError,
+                f"cannot write {self.name} at offset {offset + written}",
+                safe="what was acknowledged is durable; nothing is claimed for the rest",
+            ) from error
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
+        except OSError as error:
+            raise TargetSyncError(
+                f"cannot make {self.name} durable: {error.strerror}",
+                safe="nothing is claimed for what was written since the last checkpoint",
+            ) from error
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+    def _check_range(self, offset: int, length: int) -> None:
+        if offset < 0 or offset + length > self.size:
+            raise TargetError(f"[{offset}, {offset + length}) leaves the target {self.name} of {self.size} bytes")
+
+    def _write_zeros(self, offset: int, length: int) -> None:
+        zeros = memoryview(ZERO_PIECE)
+        while length:
+            here = min(length, len(zeros))
+            self.write(offset, zeros[:here])
+            offset, length = offset + here, length - here
+
+
+class FileTarget(_DescriptorTarget):
+    """An image file; zeros are holes where the filesystem can punch them.
+
+    Args:
+        path: of an existing file.
+        overwrite: consent to content.
+        fresh: it was just created.
+        state_dir: must not lie on it.
+        grow_to: bytes; an empty file is extended to this.
+    """
+
+    def __init__(
+        self, path: str, *, overwrite: bool, fresh: bool, state_dir: Path | None, grow_to: int | None = None
+    ) -> None:
+        self.name = path
+        self._path = os.path.abspath(path)
+        self.sector_bytes = SECTOR_BYTES
+        self._state_dir = state_dir
+        self._open()
+        try:
+            status = os.fstat(self._descriptor)
+            if grow_to is not None and status.st_size < grow_to:
+                if status.st_size and not overwrite:
+                    raise TargetRefusedError(
+                        f"the target {path} exists and has {status.st_size} bytes, not {grow_to}",
+                        remedy="remove it, choose another name, or leave --create out",
+                    )
+                os.ftruncate(self._descriptor, grow_to)
+                status = os.fstat(self._descriptor)
+            self.size = status.st_size
+            self.identity = f"file:{os.path.realpath(path)}:{status.st_dev}:{status.st_ino}"
+            if not self.size:
+                raise TargetRefusedError(f"the target {path} has no size", remedy="give it one with --create SIZE")
+            if not overwrite and not fresh:
+                refuse_content(path, self.size, self.read_into, self._has_data())
+        except OSError as error:
+            self.close()
+            raise from_os_error(error, TargetError, f"cannot use the target {path}") from error
+        except BaseException:
+            self.close()
+            raise
+        self.capabilities = TargetCapabilities(alignment=1, fresh=fresh, extents=True)
+
+    def _open(self) -> None:
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise from_os_error(error, TargetError, f"cannot open the target {self.name}") from error
+        try:
+            if not hold_file(self._descriptor):
+                raise TargetRefusedError(f"the target {self.name} is being written to by another process")
+            status = os.fstat(self._descriptor)
+            refuse_state_on_target(self.name, status, self._state_dir)
+            refuse_busy(self.name, status)
+        except BaseException:
+            self.close()
+            raise
+
+    def _has_data(self) -> bool | None:
+        try:
+            return allocated_from(self._descriptor, 0) is not None
+        except OSError:
+            return None
+
+    def extents(self) -> Iterator[Extent]:
+        at = 0
+        while at < self.size:
+            try:
+                found = allocated_from(self._descriptor, at)
+            except OSError:
+                yield Extent(at, self.size - at)
+                return
+            start, end = found if found is not None else (self.size, self.size)
+            start, end = min(start, self.size), min(end, self.size)
+            if start > at:
+                yield Extent(at, start - at, ExtentKind.HOLE)
+            if end > start:
+                yield Extent(start, end - start)
+            at = max(start, end)
+
+    def zero(self, offset: int, length: int) -> None:
+        self._check_range(offset, length)
+        try:
+            if punch(self._descriptor, offset, length):
+                return
+        except OSError as error:
+            raise from_os_error(error, TargetError, f"cannot zero {self.name} at offset {offset}") from error
+        self._write_zeros(offset, length)
+
+    def reopen(self) -> None:
+        identity = self.identity
+        self.close()
+        self._open()
+        status = os.fstat(self._descriptor)
+        now = f"file:{os.path.realpath(self._path)}:{status.st_dev}:{status.st_ino}"
+        if now != identity or status.st_size < self.size:
+            self.close()
+            raise TargetRefusedError(f"the target {self.name} was replaced while it was being written to")
+
+    def write_mark(self) -> str:
+        try:
+            status = os.fstat(self._descriptor)
+        except OSError:
+            return ""
+        return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+
+class DeviceTarget(_DescriptorTarget):
+    """A block device.
+
+    Args:
+        path: of the device.
+        overwrite: consent to content.
+        state_dir: must not lie on it.
+    """
+
+    def __init__(self, path: str, *, overwrite: bool, state_dir: Path | None) -> None:
+        self.name = path
+        self._path = os.path.abspath(path)
+        self._state_dir = state_dir
+        self._open()
+        try:
+            if not overwrite:
+                refuse_content(path, self.size, self.read_into, None)
+        except BaseException:
+            self.close()
+            raise
+        self.capabilities = TargetCapabilities(alignment=1, fresh=False, extents=False)
+
+    def _open(self) -> None:
+        try:
+            before = os.stat(self._path)
+            refuse_busy(self.name, before)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_EXCL | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise from_os_error(error, TargetRefusedError, f"cannot open the target {self.name}") from error
+        try:
+            status = os.fstat(self._descriptor)
+            facts = device_facts(self._descriptor)
+            if facts.read_only:
+                raise TargetRefusedError(f"the target {self.name} is read-only")
+            if status.st_rdev != before.st_rdev:
+                raise TargetRefusedError(f"the target {self.name} was replaced while it was opened")
+            # Again on the descriptor: what was mounted between the look and the open is seen now.
+            refuse_busy(self.name, status)
+            refuse_state_on_target(self.name, status, self._state_dir)
+        except OSError as error:
+            self.close()
+            raise from_os_error(error, TargetError, f"cannot use the target {self.name}") from error
+        except BaseException:
+            self.close()
+            raise
+        self.size, self.sector_bytes, self.identity = facts.size, facts.sector_bytes, facts.identity
+
+    def extents(self) -> Iterator[Extent]:
+        yield Extent(0, self.size)
+
+    def zero(self, offset: int, length: int) -> None:
+        self._check_range(offset, length)
+        try:
+            if write_zeros(self._descriptor, offset, length):
+                return
+        except OSError as error:
+            raise from_os_error(error, TargetError, f"cannot zero {self.name} at offset {offset}") from error
+        self._write_zeros(offset, length)
+
+    def reopen(self) -> None:
+        size, identity = self.size, self.identity
+        self.close()
+        self._open()
+        if (self.size, self.identity) != (size, identity):
+            self.close()
+            raise TargetRefusedError(f"the target {self.name} was replaced while it was being written to")
+
+    def write_mark(self) -> str:
+        try:
+            return device_facts(self._descriptor).mark
+        except OSError:
+            return ""
+
+
