@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -54,11 +55,11 @@ def copy_disk(source: Source, target_path: str, state: Path, options: CopyOption
         folder.close()
         raise
     receiver = Receiver({_SLOT: slot}, lambda _peer, _slot: True, _quiet)
-    try:
+    with contextlib.closing(receiver), OsFolder(folder_path / "copy") as copy_folder:
         route = Route(
             control=PeerPort(receiver, _SELF),
             connect=lambda answer: _connect(receiver, answer),
-            copy=ManifestCopy(OsFolder(folder_path / "copy")),
+            copy=ManifestCopy(copy_folder),
         )
         wanted = SendOptions(
             to="",
@@ -71,8 +72,6 @@ def copy_disk(source: Source, target_path: str, state: Path, options: CopyOption
             progress=options.progress,
         )
         return Sender(source, route, wanted, cancel).run()
-    finally:
-        receiver.close()
 
 
 def _connect(receiver: Receiver, _answer: OpenAnswer) -> Link:

@@ -218,7 +218,7 @@ class PeerPort(ControlPort):
             while link in session.links and time.monotonic() < deadline:
                 threading.Event().wait(0.002)
 
-    def close(self, session: bytes) -> None:
+    def end(self, session: bytes) -> None:
         try:
             slot, found = self._find(session)
         except BlocksyncError:

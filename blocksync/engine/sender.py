@@ -122,7 +122,7 @@ class Sender:
             return _Pass(self, answer).run()
         finally:
             try:
-                self._route.control.close(answer.session)
+                self._route.control.end(answer.session)
             except BlocksyncError:
                 pass  # the receiver ends it by itself when it hears nothing more
 

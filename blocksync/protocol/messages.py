@@ -172,7 +172,7 @@ class ControlPort(abc.ABC):
         """End the pass: everything durable, roots equal, manifest committed."""
 
     @abc.abstractmethod
-    def close(self, session: bytes) -> None:
+    def end(self, session: bytes) -> None:
         """End the session without committing; what is durable stays."""
 
     @abc.abstractmethod

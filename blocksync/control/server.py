@@ -1,0 +1,281 @@
+"""The control port: HTTPS with JSON, on an event loop in a thread of its own.
+
+Handlers parse and authenticate on the loop and do the work, which blocks on disks, in a bounded pool of threads.
+Every request but ``hello`` and ``pair`` needs the certificate of a peer that has a grant at that moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from aiohttp import web
+
+from blocksync import __version__
+from blocksync.control.loop import new_loop
+from blocksync.control.service import Peer, ReceiverService
+from blocksync.errors import (
+    BlocksyncError,
+    NetworkError,
+    ProtocolError,
+    SlotBusyError,
+    TrustError,
+    UsageError,
+    VersionSkewError,
+)
+from blocksync.protocol.messages import (
+    CONTROL_VERSION,
+    MAX_MESSAGE_BYTES,
+    CommitRequest,
+    ControlPort,
+    OpenRequest,
+    VerifyRequest,
+)
+from blocksync.transports.listener import listen
+from blocksync.trust.tls import peer_fingerprint
+
+WORKERS = 16
+HANDSHAKE_SECONDS = 10.0
+IDLE_SECONDS = 60.0
+MAX_CONNECTIONS = 512
+STREAM_PART_BYTES = 64 << 10
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ControlServer:
+    """Serves a :class:`ReceiverService`.
+
+    Args:
+        service: the receiver.
+        context: TLS for servers.
+        host: address; empty for all.
+        port: 0 picks a free one.
+
+    Raises:
+        NetworkError: the port cannot be had.
+    """
+
+    def __init__(self, service: ReceiverService, context: ssl.SSLContext, host: str, port: int) -> None:
+        self._service = service
+        self._context = context
+        self._socket = listen(host, port, "control", "--control-port")
+        self.port: int = self._socket.getsockname()[1]
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="control")
+        self._loop = new_loop()
+        self._ready = threading.Event()
+        self._stopping: asyncio.Event | None = None
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="control-port", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer.
+
+        Raises:
+            NetworkError: the loop could not take the port.
+        """
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            raise NetworkError(f"the control port cannot be served: {self._failure}") from self._failure
+
+    def stop(self) -> None:
+        """End all requests and the thread."""
+        if self._thread.is_alive() and self._stopping is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._socket.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except OSError as error:
+            self._failure = error
+        finally:
+            self._ready.set()
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        self._stopping = asyncio.Event()
+        app = web.Application(client_max_size=MAX_MESSAGE_BYTES, middlewares=[_errors_as_json])
+        app.add_routes(self._routes())
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=1.0)
+        await runner.setup()
+        site = web.SockSite(runner, self._socket, ssl_context=self._context)
+        await site.start()
+        self._ready.set()
+        await self._stopping.wait()
+        await runner.cleanup()
+
+    def _routes(self) -> list[web.RouteDef]:
+        session = "/v1/sessions/{session:[0-9a-f]{32}}"
+        return [
+            web.get("/v1/hello", self._hello),
+            web.get("/v1/health", self._health),
+            web.get("/v1/status", self._status),
+            web.post("/v1/pair", self._pair),
+            web.post("/v1/sessions", self._open),
+            web.get(f"{session}/segments", self._segments),
+            web.get(session + "/segments/{index:[0-9]{1,9}}", self._segment),
+            web.post(f"{session}/heartbeat", self._heartbeat),
+            web.post(f"{session}/commit", self._commit),
+            web.delete(session, self._close),
+            web.post("/v1/verify", self._verify),
+        ]
+
+    # -- requests ---------------------------------------------------------------------------------------------
+
+    async def _hello(self, _request: web.Request) -> web.Response:
+        return web.json_response({"control": CONTROL_VERSION, "version": __version__})
+
+    async def _health(self, request: web.Request) -> web.Response:
+        await self._peer(request)
+        return web.json_response({"healthy": True})
+
+    async def _status(self, request: web.Request) -> web.Response:
+        peer = await self._peer(request)
+        return web.json_response(await self._work(lambda: self._service.status(peer)))
+
+    async def _pair(self, request: web.Request) -> web.Response:
+        said = await _json(request)
+        if not isinstance(said, dict):
+            raise ProtocolError("a pairing request must be a JSON object")
+        return web.json_response(await self._work(lambda: self._service.pair(said)))
+
+    async def _open(self, request: web.Request) -> web.Response:
+        port = await self._port(request)
+        said = await _json(request)
+        _check_version(said)
+        wanted = OpenRequest.from_json(said)
+        answer = await self._work(lambda: port.open(wanted))
+        return web.json_response(answer.to_json())
+
+    async def _segments(self, request: web.Request) -> web.Response:
+        port = await self._port(request)
+        body = await self._work(lambda: port.segment_digests(_session(request)))
+        return web.Response(body=body, content_type="application/octet-stream")
+
+    async def _segment(self, request: web.Request) -> web.Response:
+        port = await self._port(request)
+        index = int(request.match_info["index"])
+        state, payload = await self._work(lambda: port.segment(_session(request), index))
+        return web.Response(body=bytes([state]) + payload, content_type="application/octet-stream")
+
+    async def _heartbeat(self, request: web.Request) -> web.Response:
+        port = await self._port(request)
+        answer = await self._work(lambda: port.heartbeat(_session(request)))
+        return web.json_response(answer.to_json())
+
+    async def _commit(self, request: web.Request) -> web.Response:
+        port = await self._port(request)
+        wanted = CommitRequest.from_json(await _json(request))
+        answer = await self._work(lambda: port.commit(_session(request), wanted))
+        return web.json_response(answer.to_json())
+
+    async def _close(self, request: web.Request) -> web.Response:
+        port = await self._port(request)
+        await self._work(lambda: port.end(_session(request)))
+        return web.json_response({})
+
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        port = await self._port(request)
+        said = await _json(request)
+        _check_version(said)
+        wanted = VerifyRequest.from_json(said)
+        answer, parts = await self._work(lambda: port.verify(wanted))
+        response = web.StreamResponse(headers={"X-Blocksync-Verify": json.dumps(answer.to_json())})
+        try:
+            await response.prepare(request)
+            while part := await self._work(lambda: _gather(parts)):
+                await response.write(part)
+            await response.write_eof()
+        finally:
+            await self._work(lambda: _close_iterator(parts))
+        return response
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    async def _peer(self, request: web.Request) -> Peer:
+        tls = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
+        fingerprint = peer_fingerprint(tls) if tls is not None else None
+        peer = None
+        if fingerprint is not None:
+            shown = fingerprint
+            peer = await self._work(lambda: self._service.grants_fingerprint_ok(shown))
+        if peer is None:
+            raise TrustError("this receiver does not know the sender's key")
+        return peer
+
+    async def _port(self, request: web.Request) -> ControlPort:
+        return self._service.port_for(await self._peer(request))
+
+    async def _work(self, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+def _session(request: web.Request) -> bytes:
+    return bytes.fromhex(request.match_info["session"])
+
+
+async def _json(request: web.Request) -> object:
+    try:
+        return json.loads(await asyncio.wait_for(request.read(), HANDSHAKE_SECONDS))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("the request is no JSON") from error
+    except asyncio.TimeoutError as error:
+        raise ProtocolError("the request took too long") from error
+
+
+def _check_version(said: object) -> None:
+    # Before the fields are looked at: another version may have others.
+    version = said.get("version") if isinstance(said, dict) else None
+    if isinstance(version, int) and version != CONTROL_VERSION:
+        raise VersionSkewError(f"the sender speaks control protocol {version}, this receiver {CONTROL_VERSION}")
+
+
+def _gather(parts: Iterator[bytes]) -> bytes:
+    gathered = bytearray()
+    for part in parts:
+        gathered += part
+        if len(gathered) >= STREAM_PART_BYTES:
+            break
+    return bytes(gathered)
+
+
+def _close_iterator(parts: Iterator[bytes]) -> None:
+    close = getattr(parts, "close", None)
+    if close is not None:
+        close()
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except BlocksyncError as error:
+        body = {
+            "code": error.code,
+            "exit_code": error.exit_code,
+            "message": error.message[:1000],
+            "remedy": error.remedy[:500],
+        }
+        return web.json_response(body, status=_status_of(error))
+
+
+def _status_of(error: BlocksyncError) -> int:
+    if isinstance(error, TrustError):
+        return 403
+    if isinstance(error, SlotBusyError):
+        return 409
+    if isinstance(error, NetworkError):
+        return 410
+    if isinstance(error, (ProtocolError, VersionSkewError, UsageError)):
+        return 400
+    return 500

@@ -1,0 +1,37 @@
+"""What the control server needs of the receiver behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from blocksync.protocol.messages import ControlPort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A sender that proved its key.
+
+    Args:
+        fingerprint: SHA-256 of its certificate, 32 bytes.
+        name: what it calls itself, made harmless.
+    """
+
+    fingerprint: bytes
+    name: str
+
+
+class ReceiverService(Protocol):
+    """Blocking; called from several threads."""
+
+    def pair(self, request: dict[str, object]) -> dict[str, object]:
+        """Judge a pairing request; its reply."""
+
+    def grants_fingerprint_ok(self, fingerprint: bytes) -> Peer | None:
+        """The peer of a certificate, if it has any grant now."""
+
+    def port_for(self, peer: Peer) -> ControlPort:
+        """What this peer may do."""
+
+    def status(self, peer: Peer) -> dict[str, Any]:
+        """Slots and sessions, as far as this peer may see them."""
