@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import queue
 import secrets
 import socket
 import ssl
 import threading
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blocksync.control.loop import new_loop
-from blocksync.errors import BlocksyncError, NetworkError, ProtocolError, TrustError, from_os_error
+from blocksync.errors import BlocksyncError, IncompleteError, NetworkError, ProtocolError, TrustError, from_os_error
 from blocksync.geometry import DIGEST_BYTES, MAX_BLOCK_BYTES
 from blocksync.protocol.messages import (
     MAX_MESSAGE_BYTES,
@@ -48,7 +47,6 @@ COMMIT_SECONDS = 3600.0
 VERIFY_SILENCE_SECONDS = 120.0
 MAX_SEGMENT_BYTES = 2 << 20
 MAX_SEGMENT_DIGESTS_BYTES = (1 << 32) * DIGEST_BYTES // MAX_BLOCK_BYTES * 16
-_QUEUED_PARTS = 16
 
 T = TypeVar("T")
 
@@ -66,6 +64,9 @@ class HttpControl(ControlPort):
         import aiohttp
 
         self._aiohttp = aiohttp
+        # Reentrant: a signal handler may abort on top of a call of its own thread.
+        self._lock = threading.RLock()
+        self._waiting: set[Future[Any]] = set()
         self._peer = f"{host}:{port}"
         self._base = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         self._context = client_context(identity, pin=pin)
@@ -82,7 +83,9 @@ class HttpControl(ControlPort):
         return OpenAnswer.from_json(self._json("POST", "/v1/sessions", request.to_json(), OPEN_SECONDS))
 
     def segment_digests(self, session: bytes) -> bytes:
-        return self._bytes("GET", f"/v1/sessions/{session.hex()}/segments", None, OPEN_SECONDS, MAX_SEGMENT_DIGESTS_BYTES)
+        return self._bytes(
+            "GET", f"/v1/sessions/{session.hex()}/segments", None, OPEN_SECONDS, MAX_SEGMENT_DIGESTS_BYTES
+        )
 
     def segment(self, session: bytes, index: int) -> tuple[int, bytes]:
         path = f"/v1/sessions/{session.hex()}/segments/{index}"
@@ -92,7 +95,9 @@ class HttpControl(ControlPort):
         return body[0], body[1:]
 
     def heartbeat(self, session: bytes) -> Heartbeat:
-        return Heartbeat.from_json(self._json("POST", f"/v1/sessions/{session.hex()}/heartbeat", {}, ANSWER_SECONDS))
+        return Heartbeat.from_json(
+            self._json("POST", f"/v1/sessions/{session.hex()}/heartbeat", {}, ANSWER_SECONDS)
+        )
 
     def commit(self, session: bytes, request: CommitRequest) -> CommitAnswer:
         path = f"/v1/sessions/{session.hex()}/commit"
@@ -102,37 +107,36 @@ class HttpControl(ControlPort):
         self._json("DELETE", f"/v1/sessions/{session.hex()}", None, ANSWER_SECONDS)
 
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
-        parts: queue.Queue[bytes | BlocksyncError | VerifyAnswer | None] = queue.Queue(_QUEUED_PARTS)
-        future = asyncio.run_coroutine_threadsafe(self._stream_verify(request, parts), self._loop)
-        first = parts.get()
-        if isinstance(first, BlocksyncError):
-            raise first
-        if not isinstance(first, VerifyAnswer):
-            raise ProtocolError("the receiver's verify begins without an answer")
-        return first, _drain(parts, future)
-
-    async def _stream_verify(
-        self, request: VerifyRequest, parts: queue.Queue[bytes | BlocksyncError | VerifyAnswer | None]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-
-        async def put(item: bytes | BlocksyncError | VerifyAnswer | None) -> None:
-            await loop.run_in_executor(None, parts.put, item)
-
-        timeout = self._aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=VERIFY_SILENCE_SECONDS)
+        answer = self._call(self._begin_verify(request))
         try:
-            async with self._session.post(self._base + "/v1/verify", json=request.to_json(), timeout=timeout) as answer:
-                if answer.status != 200:
-                    raise _refusal(await _bounded(answer, MAX_MESSAGE_BYTES))
-                said = json.loads(answer.headers.get("X-Blocksync-Verify", ""))
-                await put(VerifyAnswer.from_json(said))
-                async for part in answer.content.iter_chunked(64 << 10):
-                    await put(part)
-                await put(None)
-        except BlocksyncError as error:
-            await put(error)
-        except Exception as error:  # noqa: BLE001 - the other thread waits for an end, whatever it is
-            await put(self._mapped(error))
+            said = json.loads(answer.headers.get("X-Blocksync-Verify", ""))
+        except (ValueError, RecursionError) as error:
+            self._loop.call_soon_threadsafe(answer.close)
+            raise ProtocolError("the receiver's verify begins without an answer") from error
+        return VerifyAnswer.from_json(said), self._parts(answer)
+
+    async def _begin_verify(self, request: VerifyRequest) -> aiohttp.ClientResponse:
+        timeout = self._aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS, sock_read=VERIFY_SILENCE_SECONDS
+        )
+        answer = await self._session.post(self._base + "/v1/verify", json=request.to_json(), timeout=timeout)
+        if answer.status != 200:
+            async with answer:
+                raise _refusal(await _bounded(answer, MAX_MESSAGE_BYTES))
+        return answer
+
+    def _parts(self, answer: aiohttp.ClientResponse) -> Iterator[bytes]:
+        try:
+            while part := self._call(answer.content.readany()):
+                yield part
+        finally:
+            self._loop.call_soon_threadsafe(answer.close)
+
+    def abort(self) -> None:
+        with self._lock:
+            waiting = tuple(self._waiting)
+        for future in waiting:
+            future.cancel()
 
     def close(self) -> None:
         """Close all connections; may be called twice."""
@@ -148,6 +152,23 @@ class HttpControl(ControlPort):
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
         return future.result()
 
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for an answer; :meth:`abort` ends the waiting."""
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            self._waiting.add(future)
+        try:
+            return future.result()
+        except CancelledError:
+            raise IncompleteError("the request was given up") from None
+        except BlocksyncError:
+            raise
+        except Exception as error:
+            raise self._mapped(error) from error
+        finally:
+            with self._lock:
+                self._waiting.discard(future)
+
     def _json(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> object:
         raw = self._bytes(method, path, body, seconds, MAX_MESSAGE_BYTES)
         try:
@@ -156,12 +177,7 @@ class HttpControl(ControlPort):
             raise ProtocolError("the receiver's answer is no JSON") from error
 
     def _bytes(self, method: str, path: str, body: dict[str, Any] | None, seconds: float, most: int) -> bytes:
-        try:
-            return self._wait(self._request(method, path, body, seconds, most))
-        except BlocksyncError:
-            raise
-        except Exception as error:
-            raise self._mapped(error) from error
+        return self._call(self._request(method, path, body, seconds, most))
 
     async def _request(
         self, method: str, path: str, body: dict[str, Any] | None, seconds: float, most: int
@@ -260,19 +276,3 @@ async def _bounded(answer: aiohttp.ClientResponse, most: int) -> bytes:
         if len(body) > most:
             raise ProtocolError(f"the receiver's answer is longer than {most} bytes")
     return bytes(body)
-
-
-def _drain(
-    parts: queue.Queue[bytes | BlocksyncError | VerifyAnswer | None], future: Future[None]
-) -> Iterator[bytes]:
-    try:
-        while (part := parts.get()) is not None:
-            if isinstance(part, BlocksyncError):
-                raise part
-            if isinstance(part, bytes):
-                yield part
-    finally:
-        future.cancel()
-        # A writer that waits for room in the queue must be let go.
-        while not parts.empty():
-            parts.get_nowait()

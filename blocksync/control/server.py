@@ -205,7 +205,7 @@ class ControlServer:
     async def _peer(self, request: web.Request) -> Peer:
         tls = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
         fingerprint = peer_fingerprint(tls) if tls is not None else None
-        peer = None
+        peer: Peer | None = None
         if fingerprint is not None:
             shown = fingerprint
             peer = await self._work(lambda: self._service.grants_fingerprint_ok(shown))

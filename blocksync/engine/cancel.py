@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable, Iterator
 
 from blocksync.errors import BlocksyncError, InterruptedTransferError
 
@@ -12,9 +14,33 @@ class Cancel:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._watchers: list[Callable[[], None]] = []
 
     def set(self) -> None:
+        """Say stop. Takes locks: from a signal handler, let a thread call it."""
         self._event.set()
+        with self._lock:
+            watchers = tuple(self._watchers)
+        for watcher in watchers:
+            watcher()
+
+    @contextlib.contextmanager
+    def watching(self, watcher: Callable[[], None]) -> Iterator[None]:
+        """Call ``watcher`` when it is set during the block, or at once where it is set already.
+
+        Args:
+            watcher: makes blocked calls return; may be called from any thread, more than once.
+        """
+        with self._lock:
+            self._watchers.append(watcher)
+        try:
+            if self.is_set():
+                watcher()
+            yield
+        finally:
+            with self._lock:
+                self._watchers.remove(watcher)
 
     def is_set(self) -> bool:
         return self._event.is_set()

@@ -50,7 +50,7 @@ class _Claim:
 
 @dataclass(slots=True)
 class _Window:
-    bytes: int = 0
+    plain_bytes: int = 0
     held_bytes: int = 0
     writers: int = 0
     blocks: set[int] = field(default_factory=set)
@@ -75,7 +75,7 @@ class _Window:
     @property
     def full(self) -> bool:
         return (
-            self.bytes >= WINDOW_BYTES
+            self.plain_bytes >= WINDOW_BYTES
             or self.held_bytes >= HELD_BYTES
             or len(self.blocks) + len(self.zero_runs) >= WINDOW_BLOCKS
         )
@@ -166,7 +166,7 @@ class Landing:
                 window.held.extend(writes)
                 size = sum(len(data) for _, data in writes)
                 window.held_bytes += size
-                window.bytes += size
+                window.plain_bytes += size
         except BlocksyncError as error:
             self.fail(error)
             raise
@@ -214,7 +214,7 @@ class Landing:
                     self._target.write(offset, data)
             with self._state:
                 window.claims.extend(claims)
-                window.bytes += size
+                window.plain_bytes += size
         except BlocksyncError as error:
             self.fail(error)
             raise
@@ -343,5 +343,3 @@ class Landing:
                 self._state.wait()
         with self._checkpointing:
             pass
-
-

@@ -10,7 +10,8 @@ from blocksync.control.service import Peer
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.inbound import read_frame
 from blocksync.engine.receiver import PeerPort, Receiver
-from blocksync.engine.sender import Route, Sender
+from blocksync.engine.sender import Sender
+from blocksync.engine.sending import Route
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import local_folder
 from blocksync.errors import BlocksyncError

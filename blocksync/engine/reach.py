@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from blocksync.control.client import HttpControl, pair
-from blocksync.engine.sender import Route
+from blocksync.engine.sending import Route
 from blocksync.engine.statedir import copy_folder
 from blocksync.errors import TrustError, UsageError
 from blocksync.manifest.cache import ManifestCopy

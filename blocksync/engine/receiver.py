@@ -200,7 +200,9 @@ class PeerPort(ControlPort):
         if failure is not None:
             raise failure
         self._receiver.tell(
-            Progress(stage="transferring", slot=slot.name, size=found.geometry.size, durable=found.landing.durable_bytes)
+            Progress(
+                stage="transferring", slot=slot.name, size=found.geometry.size, durable=found.landing.durable_bytes
+            )
         )
         return Heartbeat(durable=found.landing.durable_bytes, epoch=found.epoch)
 

@@ -85,9 +85,7 @@ def claim_content(target: Target, store: SlotStore, progress: Callable[[int], No
     store.sync()
 
 
-def _scan(
-    geometry: Geometry, store: SlotStore, plain: memoryview, old: bytes | None
-) -> tuple[bytes, bytes, bytes]:
+def _scan(geometry: Geometry, store: SlotStore, plain: memoryview, old: bytes | None) -> tuple[bytes, bytes, bytes]:
     count = -(-len(plain) // geometry.block_bytes)
     digests = bytearray(DIGEST_BYTES * count)
     pages = bytearray(PAGE_DIGEST_BYTES * geometry.pages_per_block * count)

@@ -57,7 +57,9 @@ class Serving:
                         f"two targets are offered as slot {slot.name}", remedy="name them apart: --target NAME=PATH"
                     )
                 slots[slot.name] = slot
-            self._receiver = Receiver(slots, lambda peer, slot: self._grants.allowed(peer.fingerprint, slot), self._tell)
+            self._receiver = Receiver(
+                slots, lambda peer, slot: self._grants.allowed(peer.fingerprint, slot), self._tell
+            )
             context = LiveServerContext(identity, self._grants.certificates).context
             listener = DataListener(context, options.listen, options.data_port, self._receiver.authorise)
             listener.start()

@@ -166,7 +166,9 @@ class Slot:
         mark = self.target.write_mark()
         if not store.complete or not store.write_mark or not mark or store.write_mark == mark:
             return
-        self._rehash = threading.Thread(target=self._run_rehash, args=(store,), name=f"rehash-{self.name}", daemon=True)
+        self._rehash = threading.Thread(
+            target=self._run_rehash, args=(store,), name=f"rehash-{self.name}", daemon=True
+        )
         self._rehash.start()
         raise SlotPreparingError(
             f"somebody wrote to {self.target.name} since the last pass: its blocks are being re-hashed"
@@ -236,4 +238,3 @@ def _checkpoint_loop(session: Session) -> None:
             landing.checkpoint()
         except BlocksyncError:
             return  # told to whoever applies, commits or asks next: the landing keeps its first failure
-

@@ -64,5 +64,5 @@ def local_folder(state: Path, target_path: str) -> Path:
 def slot_name_for(path: str) -> str:
     """A slot's name made from a target's path: its last part, in the characters that slots have."""
     base = os.path.basename(os.path.realpath(path))
-    name = "".join(c if c.isalnum() and c.isascii() or c in "._-" else "-" for c in base).lstrip("-.")
+    name = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in base).lstrip("-.")
     return name[:64] or "disk"

@@ -42,7 +42,6 @@ class Tally:
         with self._lock:
             self._zero += length
 
-
     def changed_data(self, length: int) -> None:
         with self._lock:
             self._changed += length

@@ -15,7 +15,7 @@ from typing import Protocol
 from blake3 import blake3
 
 from blocksync.engine.cancel import Cancel
-from blocksync.errors import ProtocolError, SourceError
+from blocksync.errors import BlocksyncError, ProtocolError, SourceError
 from blocksync.extents import Extent, align
 from blocksync.geometry import PAGE_BYTES
 from blocksync.options import Progress, ProgressCallback, VerifyResult
@@ -109,8 +109,17 @@ class Verifier:
 
         Raises:
             SourceError: the source changed its size meanwhile, or could not be read.
+            InterruptedTransferError: cancelled.
             BlocksyncError: of the receiver's.
         """
+        try:
+            with self._cancel.watching(self._control.abort):
+                return self._run()
+        except BlocksyncError as error:
+            self._cancel.check(error)
+            raise
+
+    def _run(self) -> VerifyResult:
         size = self._source.size
         different: list[tuple[int, int]] = []
         differing_bytes = 0

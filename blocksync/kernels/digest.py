@@ -44,7 +44,7 @@ class Kernels(Protocol):
     def describe(self) -> str:
         """Name the implementation and the instruction sets in use here."""
 
-    def scan(  # noqa: PLR0917 - called once a chunk from the hot path; the order is the interface of both twins
+    def scan(
         self,
         data: Buffer,
         block_bytes: int,

@@ -30,7 +30,7 @@ def describe() -> str:
     return f"python (xxhash {xxhash.VERSION}, blake3 {blake3.__version__})"
 
 
-def scan(  # noqa: PLR0917 - the interface's
+def scan(
     data: Buffer,
     block_bytes: int,
     kind: int,

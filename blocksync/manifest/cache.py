@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from blocksync.errors import BlocksyncError
+import contextlib
+
+from blocksync.errors import BlocksyncError, StateError
 from blocksync.geometry import Geometry
 from blocksync.kernels import DigestKind
 from blocksync.manifest.base import ManifestFile, write_manifest
@@ -59,3 +61,8 @@ class ManifestCopy:
             write_mark="",
         )
         write_manifest(self._folder, COPY_FILE, header, known)
+
+    def drop(self) -> None:
+        """Forget the copy, because it proved damaged."""
+        with contextlib.suppress(StateError):
+            self._folder.remove(COPY_FILE)

@@ -38,7 +38,9 @@ class SlotStore:
     all further work: it must be opened again (rule 3).
     """
 
-    def __init__(self, folder: Folder, header: Header, blocks: BlockMap, journal: Journal, *, touched: bool) -> None:
+    def __init__(
+        self, folder: Folder, header: Header, blocks: BlockMap, journal: Journal, *, touched: bool
+    ) -> None:
         self._folder = folder
         self._header = header
         self._journal = journal
@@ -231,7 +233,9 @@ class SlotStore:
                     safe="nothing was committed; the last committed generation stands",
                 )
             self._rewrite(
-                replace(self._header, generation=self.generation + 1, complete=True, write_mark=write_mark, root=root)
+                replace(
+                    self._header, generation=self.generation + 1, complete=True, write_mark=write_mark, root=root
+                )
             )
             return self.generation
 
@@ -260,8 +264,8 @@ class SlotStore:
     def close(self) -> None:
         """Release the files; may be called twice. What was synced stays."""
         with self._lock:
-            if self._poison is None or not isinstance(self._poison, _Closed):
-                self._poison = _Closed("the slot's state is closed")
+            if self._poison is None or not isinstance(self._poison, _ClosedError):
+                self._poison = _ClosedError("the slot's state is closed")
                 self._journal.close()
                 self.map.close()
 
@@ -314,7 +318,7 @@ class SlotStore:
             self._rewrite(replace(self._header, complete=self.complete))
 
 
-class _Closed(StateError):
+class _ClosedError(StateError):
     """Marks a store that was closed on purpose."""
 
 

@@ -345,5 +345,3 @@ def _runs_of(marks: bytes, wanted: int) -> Iterator[tuple[int, int]]:
         end = len(marks) if end < 0 else end
         yield start, end
         start = marks.find(wanted, end)
-
-

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 
+from blocksync.platforms.facts import DeviceFacts
+
 if sys.platform == "linux":
     from blocksync.platforms.linux import (
         DIRECT,
-        DeviceFacts,
         allocated_from,
         below,
         device_facts,
@@ -27,7 +28,6 @@ if sys.platform == "linux":
 else:
     from blocksync.platforms.other import (
         DIRECT,
-        DeviceFacts,
         allocated_from,
         below,
         device_facts,

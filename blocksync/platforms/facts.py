@@ -12,7 +12,8 @@ class DeviceFacts:
     Args:
         size: bytes.
         sector_bytes: logical sector.
-        identity: of the disk (serial, WWN, partition UUID, loop backing file), or of the device number where it tells none.
+        identity: of the disk (serial, WWN, partition UUID, loop backing file), or of the device number
+            where it tells none.
         read_only: whether writes are refused.
         mark: changes when somebody writes to it; empty where the system tells nothing.
     """

@@ -153,9 +153,7 @@ def _family(number: int) -> set[int]:
         at = _sys(each).resolve()
         if not at.is_dir():
             continue
-        for entry in at.iterdir():
-            if (entry / "partition").exists():
-                waiting.append(_number_of(entry))
+        waiting.extend(_number_of(entry) for entry in at.iterdir() if (entry / "partition").exists())
         holders = at / "holders"
         if holders.is_dir():
             waiting.extend(_number_of(holder.resolve()) for holder in holders.iterdir())
@@ -184,7 +182,7 @@ def swaps() -> Iterator[os.stat_result]:
 
 def users_of_device(number: int) -> list[str]:
     """What the kernel stacks on a device or its partitions: LVM, MD, device-mapper, bcache."""
-    found = []
+    found: list[str] = []
     for each in sorted(_family(number)):
         holders = _sys(each).resolve() / "holders"
         if holders.is_dir():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
 from blocksync.errors import ProtocolError
+from typing_extensions import Self
 
 CONTROL_VERSION = 1
 MAX_TEXT_CHARACTERS = 1024
@@ -30,7 +31,7 @@ class Message:
         }
 
     @classmethod
-    def from_json(cls: type[T], said: object) -> T:
+    def from_json(cls, said: object) -> Self:
         """Parse.
 
         Raises:
@@ -178,3 +179,6 @@ class ControlPort(abc.ABC):
     @abc.abstractmethod
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
         """The answer, and the concatenated 32-byte digests of the pieces in order, in parts of any length."""
+
+    def abort(self) -> None:  # noqa: B027 - a port that never waits has nothing to abort
+        """Make the calls that are waiting for an answer right now fail; from any thread. Later calls work."""

@@ -49,7 +49,7 @@ class DataSender:
         )
 
     def patch(self, offset: int, plain_length: int, payload_length: int, codec: Codec, digest: bytes) -> bytes:
-        """Header of changed pages of the blocks from ``offset`` on; ``digest`` folds the new digests of those blocks."""
+        """Header of changed pages of blocks from ``offset`` on; ``digest`` folds the new digests of those blocks."""
         return self._header(
             FrameKind.PATCH,
             codec=codec,

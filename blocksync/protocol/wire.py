@@ -184,9 +184,7 @@ def encode_patch_table(patches: Sequence[BlockPatch]) -> bytes:
     return b"".join(parts)
 
 
-def decode_patch_table(
-    payload: memoryview, *, blocks: int, pages_per_block: int
-) -> tuple[list[BlockPatch], int]:
+def decode_patch_table(payload: memoryview, *, blocks: int, pages_per_block: int) -> tuple[list[BlockPatch], int]:
     """Read the table at the head of an unpacked PATCH.
 
     Args:

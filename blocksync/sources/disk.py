@@ -121,7 +121,9 @@ class DeviceSource(Source):
         )
         if not self.size:
             os.close(self._descriptor)
-            raise SourceError(f"the source {path} has no medium or no size", remedy="name a disk that holds something")
+            raise SourceError(
+                f"the source {path} has no medium or no size", remedy="name a disk that holds something"
+            )
 
     def extents(self) -> Iterator[Extent]:
         yield Extent(0, self.size)

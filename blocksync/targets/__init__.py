@@ -37,7 +37,8 @@ def open_target(
         mode = os.stat(path).st_mode
     except FileNotFoundError as error:
         raise TargetError(
-            f"the target {path} does not exist", remedy="make a new image file with --create SIZE, or check the path"
+            f"the target {path} does not exist",
+            remedy="make a new image file with --create SIZE, or check the path",
         ) from error
     except OSError as error:
         raise from_os_error(error, TargetError, f"cannot open the target {path}") from error

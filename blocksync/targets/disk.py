@@ -50,7 +50,9 @@ class _DescriptorTarget(Target):
                     raise TargetError(f"the target {self.name} ends at {offset + filled}")
                 filled += count
         except OSError as error:
-            raise from_os_error(error, TargetError, f"cannot read {self.name} at offset {offset + filled}") from error
+            raise from_os_error(
+                error, TargetError, f"cannot read {self.name} at offset {offset + filled}"
+            ) from error
 
     def write(self, offset: int, data: memoryview) -> None:
         self._check_range(offset, len(data))
@@ -271,5 +273,3 @@ class DeviceTarget(_DescriptorTarget):
             return device_facts(self._descriptor).mark
         except OSError:
             return ""
-
-

@@ -1,8 +1,8 @@
 """The receiver's data port: one thread brings every stranger from accept to a proven HELLO, or drops it.
 
 Handshakes and greetings are done without blocking, by one selector, so a stranger never costs a thread and never more
-than a socket and one small buffer. There is a deadline from accept to proven, and room for so many: when it runs out, the
-one that has been pending longest goes, since an honest peer is proven within milliseconds.
+than a socket and one small buffer. There is a deadline from accept to proven, and room for so many: when it runs
+out, the one that has been pending longest goes, since an honest peer is proven within milliseconds.
 """
 
 from __future__ import annotations

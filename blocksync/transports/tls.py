@@ -28,9 +28,7 @@ def connect(host: str, port: int, context: ssl.SSLContext, fingerprint: bytes, *
     try:
         plain = socket.create_connection((host, port), timeout=timeout)
     except OSError as error:
-        raise from_os_error(
-            error, NetworkError, f"cannot connect to the data port {peer}"
-        ) from error
+        raise from_os_error(error, NetworkError, f"cannot connect to the data port {peer}") from error
     try:
         tune_socket(plain)
         secure = context.wrap_socket(plain, do_handshake_on_connect=False)

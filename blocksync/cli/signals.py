@@ -1,0 +1,112 @@
+"""SIGINT, SIGTERM and SIGHUP: the first one stops resumably, the second one at once.
+
+A thread of ours hears them through the interpreter's wake-up socket and sets the :class:`Cancel`. The handler that the
+interpreter calls does not: it runs on top of whatever the main thread was doing, perhaps holding the very lock that
+``Cancel.set`` needs. It raises KeyboardInterrupt only while there is no work that a Cancel could stop, that is before
+the work began and while somebody is asked for a pairing code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self
+
+from blocksync.cli.output import Output
+
+if TYPE_CHECKING:
+    from blocksync.api import Cancel
+
+INTERRUPTED_EXIT_CODE = 130
+_SHOW_CURSOR = b"\x1b[?25h\n"
+
+
+class Interrupts:
+    """While entered, signals stop the command.
+
+    Args:
+        output: says that it is stopping.
+
+    ``before_exit`` is called when a second signal ends the process at once; it must not block.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._cancel: Cancel | None = None
+        self._asking = False
+        self._count = 0
+        self._previous: dict[int, Any] = {}
+        self.before_exit: Callable[[], None] | None = None
+        self._hears, self._wakes = socket.socketpair()
+        self._wakes.setblocking(False)
+
+    def __enter__(self) -> Self:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # What was started to ignore a signal (nohup, a shell's background job) goes on ignoring it.
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
+        signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._wakes.close()
+
+    @contextlib.contextmanager
+    def stopping(self, cancel: Cancel) -> Iterator[None]:
+        """During the block a signal sets ``cancel`` instead of raising."""
+        self._cancel = cancel
+        try:
+            if self._count:
+                cancel.set()
+            yield
+        finally:
+            self._cancel = None
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[None]:
+        """During the block, which waits for a person, a signal raises KeyboardInterrupt again."""
+        self._asking = True
+        try:
+            yield
+        finally:
+            self._asking = False
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self._cancel is None or self._asking:
+            raise KeyboardInterrupt
+
+    def _listen(self) -> None:
+        with self._hears:
+            while numbers := self._hears.recv(16):
+                for number in numbers:
+                    if number in self._previous:
+                        self._heard()
+
+    def _heard(self) -> None:
+        self._count += 1
+        if self._count > 1:
+            if self.before_exit is not None:
+                self.before_exit()
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), _SHOW_CURSOR)
+            # Nothing durable depends on an orderly end: what holds after kill -9 holds now.
+            os._exit(INTERRUPTED_EXIT_CODE)
+        cancel = self._cancel
+        if cancel is not None:
+            self._output.note("stopping, and keeping what is durable; once more stops at once")
+            cancel.set()

@@ -1,0 +1,311 @@
+"""One session of a pass at the sender: from OPEN's answer to COMMIT's.
+
+It brings the map of the receiver up to date, plans, lets the connections work, takes the answers, and commits. The
+first error ends the session; what is durable stays.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from blocksync.engine.adapt import LevelControl
+from blocksync.engine.cancel import Cancel
+from blocksync.engine.outbound import Outbound
+from blocksync.engine.pace import Pace
+from blocksync.engine.plan import Step, plan
+from blocksync.engine.sync import sync_map
+from blocksync.engine.tally import Tally
+from blocksync.errors import (
+    BlocksyncError,
+    IncompleteError,
+    IntegrityError,
+    NetworkError,
+    ProtocolError,
+    StateError,
+)
+from blocksync.extents import Extent
+from blocksync.geometry import Geometry
+from blocksync.kernels import DigestKind
+from blocksync.manifest.cache import ManifestCopy
+from blocksync.manifest.working import BlockMap
+from blocksync.options import Progress, SendOptions, SendResult
+from blocksync.protocol.messages import CommitRequest, ControlPort, OpenAnswer
+from blocksync.protocol.wire import Hello
+from blocksync.sources.base import Source
+from blocksync.transports.link import Link
+
+HEARTBEAT_SECONDS = 1.0
+# No answer to a heartbeat for this long: the receiver is taken for dead.
+DEAD_AFTER_SECONDS = 25.0
+
+ConnectData = Callable[[OpenAnswer], Link]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How to reach a receiver: its control port, and a way to open data links to a session."""
+
+    control: ControlPort
+    connect: ConnectData
+    copy: ManifestCopy
+
+
+class Transfer:
+    """What the sessions of one pass have in common: the caller's wishes, the counters, what was learnt so far.
+
+    Args:
+        source: open.
+        route: to the receiver.
+        options: of the caller.
+        cancel: ends everything, resumably, when set.
+    """
+
+    def __init__(self, source: Source, route: Route, options: SendOptions, cancel: Cancel) -> None:
+        self.source = source
+        self.route = route
+        self.options = options
+        self.cancel = cancel
+        self.tally = Tally()
+        self.levels = LevelControl(options.level, options.connections)
+        self.pace = Pace(options.bwlimit)
+        self.retries = 0
+        self.resent = 0
+        self.resumed = 0
+
+    def tell(self, stage: str, answer: OpenAnswer | None = None, durable: int = 0, message: str = "") -> None:
+        """Report progress to the caller."""
+        report = self.options.progress
+        if report is None:
+            return
+        counts = self.tally.counts()
+        report(
+            Progress(
+                stage=stage,
+                slot=answer.slot if answer else self.options.slot,
+                size=self.source.size,
+                done=counts.done,
+                durable=durable,
+                wire=counts.wire,
+                read=counts.read,
+                changed=counts.changed,
+                seconds=self.tally.seconds,
+                bottleneck=self.bottleneck(),
+                level=self.levels.level,
+                message=message,
+            )
+        )
+
+    def bottleneck(self) -> str:
+        """The stage in which the threads spent most of their time."""
+        counts = self.tally.counts()
+        stages = {"read": counts.read_seconds, "link": counts.send_seconds, "processor": counts.scan_seconds}
+        name = max(stages, key=lambda stage: stages[stage])
+        return name if stages[name] else ""
+
+
+class Pass:
+    """One session.
+
+    Args:
+        transfer: it belongs to.
+        answer: the receiver's, to our OPEN.
+
+    Raises:
+        ProtocolError: the answer does not fit the source.
+    """
+
+    def __init__(self, transfer: Transfer, answer: OpenAnswer) -> None:
+        self._transfer = transfer
+        self._answer = answer
+        self._geometry = Geometry(answer.size, answer.block_bytes, answer.sector_bytes)
+        if answer.size != transfer.source.size:
+            raise ProtocolError(f"the receiver opened a slot of {answer.size} bytes for a source of another size")
+        self._kind = DigestKind(answer.digest)
+        self._stop = threading.Event()
+        self._error: BlocksyncError | None = None
+        self._workers: list[Outbound] = []
+        # Cancelling may come from a signal handler, on top of a frame of this very thread.
+        self._lock = threading.RLock()
+        self._durable = 0
+
+    def run(self) -> SendResult:
+        """Bring the receiver up to date and commit.
+
+        Raises:
+            BlocksyncError: the first thing that went wrong; what is durable stays.
+        """
+        transfer = self._transfer
+        answer = self._answer
+        known = transfer.route.copy.load(answer.manifest_id, self._geometry, self._kind, answer.key)
+        self._tell("planning", message=answer.notice)
+        heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        heart.start()
+        try:
+            with transfer.cancel.watching(lambda: self._fail(transfer.cancel.error())):
+                return self._run(known)
+        except BlocksyncError as error:
+            # A cancelled or dead session shows as all sorts of broken calls: the first cause is the one to tell.
+            raise self._error or error from None
+        finally:
+            self._stop.set()
+            transfer.route.control.abort()
+            heart.join()
+            known.close()
+
+    def _run(self, known: BlockMap) -> SendResult:
+        transfer = self._transfer
+        answer = self._answer
+        control = transfer.route.control
+        sync_map(control, answer.session, known, answer.root)
+        if answer.pass_open:
+            transfer.resumed = max(transfer.resumed, answer.known_bytes)
+        self._work(transfer.source.extents(), known)
+        transfer.source.check()
+        self._tell("committing")
+        committed = control.commit(answer.session, CommitRequest(root=known.root()))
+        if committed.root != known.root():
+            raise IntegrityError("the receiver committed another digest tree than the sender's")
+        try:
+            transfer.route.copy.save(known, committed.generation, answer.manifest_id)
+        except StateError as error:
+            # The pass is committed all the same; the next one fetches the manifest from the receiver.
+            self._tell("done", message=f"the manifest's copy could not be kept: {error.message}")
+        else:
+            self._tell("done")
+        return self._result(committed.generation, committed.root)
+
+    def _work(self, extents: Iterator[Extent], known: BlockMap) -> None:
+        again = self._round(plan(extents, self._geometry, known), known)
+        if not again:
+            return
+        # A patch did not give the block that it should have: the whole block is sent.
+        for offset, length in again:
+            known.withdraw(*self._geometry.blocks_of(offset, length))
+            self._transfer.resent += length
+        wanted = iter([Extent(offset, length) for offset, length in _joined(again)])
+        if self._round(plan(wanted, self._geometry, known), known):
+            raise IntegrityError("the receiver asked for the same blocks again")
+
+    def _round(self, steps: Iterator[Step], known: BlockMap) -> list[tuple[int, int]]:
+        source = _SharedSteps(steps)
+        answer = self._answer
+        workers = [
+            Outbound(
+                source=self._transfer.source,
+                geometry=self._geometry,
+                kind=self._kind,
+                key=answer.key,
+                known=known,
+                connect=lambda: self._transfer.route.connect(answer),
+                hello=Hello(session=answer.session, token=answer.token, ordinal=ordinal),
+                epoch=answer.epoch,
+                next_step=source.take,
+                tally=self._transfer.tally,
+                levels=self._transfer.levels,
+                pace=self._transfer.pace,
+                stop=self._stop,
+            )
+            for ordinal in range(answer.connections)
+        ]
+        with self._lock:
+            self._workers = workers
+        threads = [threading.Thread(target=self._run_worker, args=(worker,), daemon=True) for worker in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._error is not None:
+            raise self._error
+        if self._stop.is_set():
+            raise IncompleteError("stopped")
+        return sorted(again for worker in workers for again in worker.again)
+
+    def _run_worker(self, worker: Outbound) -> None:
+        try:
+            worker.run()
+        except BlocksyncError as error:
+            self._fail(error)
+        except Exception as error:
+            self._fail(IncompleteError(f"unexpected: {type(error).__name__}: {error}"))
+            raise
+
+    def _fail(self, error: BlocksyncError) -> None:
+        with self._lock:
+            if self._error is None:
+                self._error = error
+            workers = self._workers
+        self._stop.set()
+        for worker in workers:
+            worker.abort()
+        self._transfer.route.control.abort()
+
+    def _beat(self) -> None:
+        """Signs of life and progress."""
+        control = self._transfer.route.control
+        heard = time.monotonic()
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            try:
+                beat = control.heartbeat(self._answer.session)
+                heard = time.monotonic()
+                self._durable = beat.durable
+            except NetworkError as error:
+                if time.monotonic() - heard > DEAD_AFTER_SECONDS:
+                    self._fail(
+                        NetworkError(f"the receiver has not answered for {DEAD_AFTER_SECONDS:.0f} s: {error}")
+                    )
+                    return
+            except BlocksyncError as error:
+                self._fail(error)
+                return
+            self._tell("transferring")
+
+    def _tell(self, stage: str, message: str = "") -> None:
+        self._transfer.tell(stage, self._answer, self._durable, message)
+
+    def _result(self, generation: int, root: bytes) -> SendResult:
+        transfer = self._transfer
+        counts = transfer.tally.counts()
+        return SendResult(
+            slot=self._answer.slot,
+            kind="incremental" if self._answer.generation else "full",
+            generation=generation,
+            size=self._geometry.size,
+            read=counts.read,
+            changed=counts.changed,
+            zero=counts.zero,
+            wire=counts.wire,
+            resent=transfer.resent,
+            resumed=transfer.resumed,
+            retries=transfer.retries,
+            seconds=transfer.tally.seconds,
+            level=transfer.levels.level,
+            bottleneck=transfer.bottleneck(),
+            root=root.hex(),
+            consistency=transfer.source.capabilities.consistency,
+        )
+
+
+class _SharedSteps:
+    """Gives the plan's steps to several threads."""
+
+    def __init__(self, steps: Iterator[Step]) -> None:
+        self._steps = steps
+        self._lock = threading.Lock()
+
+    def take(self) -> Step | None:
+        with self._lock:
+            return next(self._steps, None)
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for offset, length in ranges:
+        if joined and offset <= sum(joined[-1]):
+            first = joined[-1][0]
+            joined[-1] = (first, max(sum(joined[-1]), offset + length) - first)
+        else:
+            joined.append((offset, length))
+    return joined
