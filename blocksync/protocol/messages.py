@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
-from blocksync.errors import ProtocolError
 from typing_extensions import Self
+
+from blocksync.errors import ProtocolError
 
 CONTROL_VERSION = 1
 MAX_TEXT_CHARACTERS = 1024

@@ -21,7 +21,7 @@ class Fields:
 
     def __init__(self, value: object, *names: str) -> None:
         if not isinstance(value, dict):
-            raise ValueError("no object")  # bad data, not a bad call
+            raise ValueError("no object")  # noqa: TRY004 - bad data, not a bad call
         if set(value) != set(names):
             raise ValueError("unexpected or missing members")
         self._members: dict[str, object] = value

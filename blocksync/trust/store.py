@@ -202,5 +202,5 @@ class JsonStore(Generic[_T]):
             raise ValueError("another version")
         values = content[self._key]
         if not isinstance(values, list):
-            raise ValueError("no list")  # bad data, not a bad call
+            raise ValueError("no list")  # noqa: TRY004 - bad data, not a bad call
         return values
