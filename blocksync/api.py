@@ -115,12 +115,12 @@ def send(source: str | Source, options: SendOptions, *, cancel: Cancel | None = 
     from blocksync.engine.sender import Sender
 
     token = cancel or Cancel()
-    with _opened(source) as disk, _reached(options.state_dir, options.to, options.code) as reach:
+    with _opened(source) as disk, _reached(options) as reach:
         with reach.route(options.slot) as route:
             try:
                 return Sender(disk, route, options, token).run()
-            except TrustError:
-                if not reach.pair_again():
+            except TrustError as error:
+                if not reach.pair_again(error):
                     raise
         with reach.route(options.slot) as route:
             return Sender(disk, route, options, token).run()
@@ -168,11 +168,11 @@ def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | Non
     from blocksync.engine.verify import Verifier
 
     token = cancel or Cancel()
-    with _opened(source) as disk, _reached(options.state_dir, options.to, options.code) as reach:
+    with _opened(source) as disk, _reached(options) as reach:
         try:
             return Verifier(disk, reach.control, options.slot, options.progress, token).run()
-        except TrustError:
-            if not reach.pair_again():
+        except TrustError as error:
+            if not reach.pair_again(error):
                 raise
             return Verifier(disk, reach.control, options.slot, options.progress, token).run()
 
@@ -258,10 +258,10 @@ def _opened(source: str | Source) -> Iterator[Source]:
 
 
 @contextlib.contextmanager
-def _reached(state_dir: Path | None, to: str, code: str | None) -> Iterator[Reach]:
+def _reached(options: SendOptions | VerifyOptions) -> Iterator[Reach]:
     from blocksync.engine.reach import Reach as Reached
 
-    reach = Reached(prepare(state_dir), to, code)
+    reach = Reached(prepare(options.state_dir), options.to, options.code, options.ask_code)
     try:
         yield reach
     finally:

@@ -37,6 +37,7 @@ class Progress:
         seconds: since the pass began.
         bottleneck: ``read``, ``processor``, ``link`` or empty.
         level: of compression at the moment; None while it is off.
+        kind: of the pass, ``full`` or ``incremental``; empty until the receiver has said it.
         message: for people, one line, where there is something to say (a retry, a code).
         detail: for programs.
     """
@@ -52,11 +53,14 @@ class Progress:
     seconds: float = 0.0
     bottleneck: str = ""
     level: int | None = None
+    kind: str = ""
     message: str = ""
     detail: dict[str, object] = field(default_factory=dict)
 
 
 ProgressCallback = Callable[[Progress], None]
+AskCode = Callable[[str], "str | None"]
+"""Gets the reason why a pairing code is needed; returns one, or None to give up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,7 @@ class SendOptions:
         to: ``HOST[:CONTROL_PORT]``, IPv6 in brackets.
         slot: the receiver's name for the target; empty where the sender is granted exactly one.
         code: pairing code; only for the first time.
+        ask_code: asked for a code where one is needed and ``code`` is none; called in the caller's thread.
         state_dir: folder of identity, pins and copies of manifests; None for the system's.
         connections: data connections at most.
         digest: for a new slot.
@@ -81,6 +86,7 @@ class SendOptions:
     to: str
     slot: str = ""
     code: str | None = None
+    ask_code: AskCode | None = None
     state_dir: Path | None = None
     connections: int = DEFAULT_CONNECTIONS
     digest: Digest = Digest.XXH3
@@ -162,6 +168,7 @@ class VerifyOptions:
     to: str
     slot: str = ""
     code: str | None = None
+    ask_code: AskCode | None = None
     state_dir: Path | None = None
     progress: ProgressCallback | None = None
 

@@ -17,50 +17,42 @@ F = TypeVar("F", bound=Callable[..., Any])
 MAX_LEVEL = 19
 
 
-class SizeParameter(click.ParamType):
-    """Bytes: ``4096``, ``64K``, ``1.5G``.
+def sized(least: int = 1, most: int | None = None) -> Callable[[str], int]:
+    """A kind of value: bytes, as ``4096``, ``64K`` or ``1.5G``.
 
     Args:
-        least: the smallest that makes sense.
-        most: the largest one, or None.
+        least, most: what makes sense, inclusive.
     """
 
-    name = "size"
-
-    def __init__(self, *, least: int = 1, most: int | None = None) -> None:
-        self._least = least
-        self._most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
+    def convert(text: str) -> int:
         try:
-            size = parse_size(value)
+            size = parse_size(text)
         except ValueError as error:
-            self.fail(f"{value!r} {error}", param, ctx)
-        if size < self._least or (self._most is not None and size > self._most):
-            self.fail(f"{value!r} is too {'small' if size < self._least else 'large'}", param, ctx)
+            raise click.BadParameter(f"{text!r} {error}") from error
+        if size < least or (most is not None and size > most):
+            raise click.BadParameter(f"{text!r} is too {'small' if size < least else 'large'}")
         return size
 
+    return convert
 
-class LevelParameter(click.ParamType):
+
+def block_size(text: str) -> int:
+    """A power of two from 4 KiB to 16 MiB."""
+    size = sized(4 << 10, 16 << 20)(text)
+    if size & (size - 1):
+        raise click.BadParameter(f"{text!r} is no power of two; use for example 64K")
+    return size
+
+
+def level(text: str) -> int | None:
     """``auto`` (None) or 0 to 19."""
-
-    name = "level"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        if value is None or value == "auto":
-            return None
-        text = str(value)
-        if not (text.isascii() and text.isdigit()) or int(text) > MAX_LEVEL:
-            self.fail(f"{text!r} is neither auto nor a number from 0 to {MAX_LEVEL}", param, ctx)
-        return int(text)
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit()) or int(text) > MAX_LEVEL:
+        raise click.BadParameter(f"{text!r} is neither auto nor a number from 0 to {MAX_LEVEL}")
+    return int(text)
 
 
-SIZE = SizeParameter()
-RATE = SizeParameter(least=0)
-BLOCK_SIZE = SizeParameter(least=4 << 10, most=16 << 20)
-LEVEL = LevelParameter()
 PATH = click.Path(path_type=Path)
 
 
@@ -72,9 +64,10 @@ def common(*, state: bool = True) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        @click.pass_obj
         @functools.wraps(function)
-        def run(session: Session, *, json_lines: bool, verbose: bool, quiet: bool, **values: Any) -> Any:
+        def run(*, json_lines: bool, verbose: bool, quiet: bool, **values: Any) -> Any:
+            session = click.get_current_context().find_object(Session)
+            assert session is not None
             session.configure(json_lines=json_lines, verbose=verbose, quiet=quiet)
             return function(session, **values)
 

@@ -19,7 +19,8 @@ def parse_size(text: str) -> int:
         raise ValueError("is no size; write bytes, or a number with K, M, G or T, as in 64K or 1.5G")
     fraction = match[2] or ""
     scaled = int(match[1] + fraction) << _SHIFTS[match[3]]
-    whole, rest = divmod(scaled, 10 ** len(fraction))
+    divisor: int = 10 ** len(fraction)
+    whole, rest = divmod(scaled, divisor)
     if rest:
         raise ValueError("is no whole number of bytes")
     return whole
@@ -29,15 +30,13 @@ def show_size(count: float) -> str:
     """``1.50 GiB``: three digits that count, so that columns of them compare at a glance."""
     if count < 1024:
         return f"{count:.0f} B"
-    value = float(count)
-    unit = "KiB"
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
+    value, units = count / 1024, ["TiB", "GiB", "MiB", "KiB"]
+    # 999.5 and more would be shown as four digits, which the next unit says in three.
+    while value >= 999.5 and len(units) > 1:
         value /= 1024
-        # 999.5 and more would be shown as four digits, which the next unit says in three.
-        if value < 999.5:
-            break
+        units.pop()
     digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:.{digits}f} {unit}"
+    return f"{value:.{digits}f} {units[-1]}"
 
 
 def show_rate(bytes_per_second: float) -> str:

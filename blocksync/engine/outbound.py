@@ -171,6 +171,7 @@ class Outbound:
         self._send(self._core.zero(step.offset, step.length))
         self._known.claim_zero(*self._geometry.blocks_of(step.offset, step.length))
         self._tally.zeros(step.length)
+        self._tally.passed(step.length)
 
     def _chunk(self, step: ScanChunk) -> None:
         geometry = self._geometry

@@ -14,7 +14,7 @@ from blocksync.engine.statedir import copy_folder
 from blocksync.errors import TrustError, UsageError
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import OsFolder
-from blocksync.options import DEFAULT_CONTROL_PORT
+from blocksync.options import DEFAULT_CONTROL_PORT, AskCode
 from blocksync.protocol.messages import OpenAnswer
 from blocksync.transports.link import Link
 from blocksync.transports.tls import connect
@@ -55,13 +55,15 @@ class Reach:
         state: the state folder, prepared.
         to: ``HOST[:CONTROL_PORT]``.
         code: a pairing code, used only where it is needed.
+        ask: asked for one where it is needed and ``code`` is none.
 
     Raises:
         TrustError: not paired and no code, or the pairing failed.
     """
 
-    def __init__(self, state: Path, to: str, code: str | None) -> None:
+    def __init__(self, state: Path, to: str, code: str | None, ask: AskCode | None = None) -> None:
         self._state = state
+        self._ask = None if code else ask
         self._host, self._port = parse_address(to)
         self._identity = Identity.load_or_create(state)
         pins = Pins(state)
@@ -77,18 +79,28 @@ class Reach:
 
     def _pair(self, pins: Pins, code: PairingCode | None) -> Pin:
         if code is None:
-            raise TrustError(
+            missing = TrustError(
                 f"this machine is not paired with {self._host}:{self._port}",
                 remedy="give the pairing code that blocksync recv shows there, with --code-file or at the prompt",
             )
+            code = self._asked(missing)
+            if code is None:
+                raise missing
         fingerprint, name = pair(self._host, self._port, code, self._identity, name=socket.gethostname())
         return pins.add(self._host, self._port, fingerprint=fingerprint, name=name, since=int(time.time()))
 
-    def pair_again(self) -> bool:
+    def _asked(self, reason: TrustError) -> PairingCode | None:
+        """A code from whoever can be asked; they are asked once."""
+        ask, self._ask = self._ask, None
+        text = ask(reason.message) if ask is not None else None
+        return PairingCode.parse(text) if text else None
+
+    def pair_again(self, reason: TrustError) -> bool:
         """After the receiver refused us: pair with a code that was not needed so far; False without one."""
-        if self._spare_code is None:
+        code = self._spare_code or self._asked(reason)
+        self._spare_code = None
+        if code is None:
             return False
-        code, self._spare_code = self._spare_code, None
         self._pin = self._pair(self._pins, code)
         self.control.close()
         self.control = self._connect_control()

@@ -22,11 +22,9 @@ from blocksync.errors import (
     ProtocolError,
     SlotBusyError,
     TrustError,
-    VersionSkewError,
 )
 from blocksync.options import Progress
 from blocksync.protocol.messages import (
-    CONTROL_VERSION,
     CommitAnswer,
     CommitRequest,
     ControlPort,
@@ -151,8 +149,8 @@ class PeerPort(ControlPort):
         self._peer = peer
 
     def open(self, request: OpenRequest) -> OpenAnswer:
-        _check_version(request.version)
         slot = self._receiver.slot_for(self._peer, request.slot)
+        slot.await_abandoned(self._peer, request.run)
         with slot.lock:
             session, notice = slot.open(self._peer, request)
             store = slot.store
@@ -229,7 +227,6 @@ class PeerPort(ControlPort):
         self._tell("closed", slot, f"{self._peer.name} ended its session; what is durable stays")
 
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
-        _check_version(request.version)
         slot = self._receiver.slot_for(self._peer, request.slot)
         size = request.size
         if size > slot.target.size:
@@ -259,8 +256,3 @@ class PeerPort(ControlPort):
 
     def _tell(self, stage: str, slot: Slot, message: str) -> None:
         self._receiver.tell(Progress(stage=stage, slot=slot.name, size=slot.target.size, message=message))
-
-
-def _check_version(version: int) -> None:
-    if version != CONTROL_VERSION:
-        raise VersionSkewError(f"the sender speaks control protocol {version}, this receiver {CONTROL_VERSION}")

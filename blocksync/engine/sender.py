@@ -80,6 +80,7 @@ class Sender:
             answer = control.open(
                 OpenRequest(
                     version=CONTROL_VERSION,
+                    run=transfer.run,
                     slot=wanted.slot,
                     source_identity=source.identity,
                     source_name=source.name,

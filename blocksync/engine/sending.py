@@ -6,6 +6,7 @@ first error ends the session; what is durable stays.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,7 @@ class Transfer:
         self.route = route
         self.options = options
         self.cancel = cancel
+        self.run = secrets.token_bytes(16)
         self.tally = Tally()
         self.levels = LevelControl(options.level, options.connections)
         self.pace = Pace(options.bwlimit)
@@ -94,6 +96,7 @@ class Transfer:
                 seconds=self.tally.seconds,
                 bottleneck=self.bottleneck(),
                 level=self.levels.level,
+                kind=pass_kind(answer) if answer else "",
                 message=message,
             )
         )
@@ -178,7 +181,8 @@ class Pass:
         return self._result(committed.generation, committed.root)
 
     def _work(self, extents: Iterator[Extent], known: BlockMap) -> None:
-        again = self._round(plan(extents, self._geometry, known), known)
+        steps = plan(extents, self._geometry, known)
+        again = self._round(_with_gaps(steps, self._geometry.size, self._transfer.tally.passed), known)
         if not again:
             return
         # A patch did not give the block that it should have: the whole block is sent.
@@ -270,7 +274,7 @@ class Pass:
         counts = transfer.tally.counts()
         return SendResult(
             slot=self._answer.slot,
-            kind="incremental" if self._answer.generation else "full",
+            kind=pass_kind(self._answer),
             generation=generation,
             size=self._geometry.size,
             read=counts.read,
@@ -286,6 +290,23 @@ class Pass:
             root=root.hex(),
             consistency=transfer.source.capabilities.consistency,
         )
+
+
+def pass_kind(answer: OpenAnswer) -> str:
+    """``full`` until the slot has a committed generation, then ``incremental``."""
+    return "incremental" if answer.generation else "full"
+
+
+def _with_gaps(steps: Iterator[Step], size: int, passed: Callable[[int], None]) -> Iterator[Step]:
+    """The same steps; tells the lengths between them, where the disk needs nothing done."""
+    at = 0
+    for step in steps:
+        if step.offset > at:
+            passed(step.offset - at)
+        at = step.offset + step.length
+        yield step
+    if size > at:
+        passed(size - at)
 
 
 class _SharedSteps:

@@ -28,6 +28,8 @@ from blocksync.transports.link import Link
 
 # A sender that has shown no sign of life for this long has lost the slot to whoever asks.
 SILENCE_SECONDS = 30.0
+# A session without connections is between two of them for a moment only.
+ABANDONED_SECONDS = 2.0
 # A window is made durable at least this often, so that little is sent again after a crash on a slow link.
 CHECKPOINT_SECONDS = 3.0
 
@@ -37,6 +39,7 @@ class Session:
     """One pass's conversation: from OPEN to commit, close, or the next epoch."""
 
     peer: Peer
+    run: bytes
     epoch: int
     limits: Limits
     geometry: Geometry
@@ -50,7 +53,12 @@ class Session:
     checkpointer: threading.Thread | None = None
 
     def silent(self) -> bool:
+        """Whether nothing was heard of it for so long that it is taken for dead."""
         return time.monotonic() - self.last_seen > SILENCE_SECONDS
+
+    def abandoned(self) -> bool:
+        """Whether it looks like that of a sender that was killed: its connections were closed by the kernel."""
+        return not self.links and time.monotonic() - self.last_seen > ABANDONED_SECONDS
 
 
 class Slot:
@@ -95,7 +103,7 @@ class Slot:
             PeerError: the slot holds another source's disk and nobody consented to replace it.
         """
         with self.lock:
-            self._supersede(peer)
+            self._supersede(peer, request.run)
             notices: list[str] = []
             store = self._fit_store(request, notices)
             self._look_for_foreign_writes(store)
@@ -103,6 +111,7 @@ class Slot:
             epoch = store.begin_epoch(peer.name, request.source_identity)
             session = Session(
                 peer=peer,
+                run=request.run,
                 epoch=epoch,
                 limits=limits_for(geometry, request.connections),
                 geometry=geometry,
@@ -116,14 +125,27 @@ class Slot:
             session.checkpointer.start()
             return session, "; ".join(notices)
 
-    def _supersede(self, peer: Peer) -> None:
+    def await_abandoned(self, peer: Peer, run: bytes) -> None:
+        """Give a session of a sender that was just killed the time to show it; for the same machine's next run."""
+        deadline = time.monotonic() + 2 * ABANDONED_SECONDS
+        while (
+            (session := self.session) is not None
+            and session.peer.fingerprint == peer.fingerprint
+            and session.run != run
+            and not session.abandoned()
+            and time.monotonic() < deadline
+        ):
+            session.ended.wait(0.1)
+
+    def _supersede(self, peer: Peer, run: bytes) -> None:
         session = self.session
         if session is None and not self.verifying:
             return
         if self.verifying:
             raise SlotBusyError(f"slot {self.name} is being verified")
         assert session is not None
-        if session.peer.fingerprint != peer.fingerprint and not session.silent():
+        same = session.peer.fingerprint == peer.fingerprint
+        if not (same and (session.run == run or session.abandoned())) and not session.silent():
             raise SlotBusyError(
                 f"slot {self.name} is held by {session.peer.name}, which is sending {session.source_name}"
             )

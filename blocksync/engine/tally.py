@@ -37,6 +37,11 @@ class Tally:
             self._read_seconds += read_seconds
             self._scan_seconds += scan_seconds
 
+    def passed(self, length: int) -> None:
+        """A range that needed no reading: a hole, told to the receiver or known to it."""
+        with self._lock:
+            self._done += length
+
     def zeros(self, length: int) -> None:
         """A hole, or blocks found to be zero, that were told to the receiver."""
         with self._lock:

@@ -19,6 +19,7 @@ _ENTRIES_AT_ONCE = 4096
 # Of each byte; Python 3.10 has int.bit_count, but a segment of 4 KiB blocks is an integer of 64 Ki bits.
 _BITS_SET = tuple(value.bit_count() for value in range(256))
 
+
 class ManifestFile:
     """An open manifest file; any segment is one read away. Thread-safe, read-only.
 

@@ -6,18 +6,16 @@ import abc
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 from typing_extensions import Self
 
-from blocksync.errors import ProtocolError
+from blocksync.errors import ProtocolError, VersionSkewError
 
 CONTROL_VERSION = 1
 MAX_TEXT_CHARACTERS = 1024
 # Far above what any message needs; the HTTP layer refuses larger bodies before they are read.
 MAX_MESSAGE_BYTES = 64 << 10
-
-T = TypeVar("T", bound="Message")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +34,16 @@ class Message:
         """Parse.
 
         Raises:
-            ProtocolError: not an object, a field is missing, unknown, of another type, or out of bounds.
+            VersionSkewError: it is of another version, whose other fields are not looked at.
+            ProtocolError: not an object, a field is missing, of another type, or out of bounds.
         """
         if not isinstance(said, dict):
             raise ProtocolError(f"a {cls.__name__} must be a JSON object")
         hints = get_type_hints(cls)
+        if "version" in hints and isinstance(said.get("version"), int) and said["version"] != CONTROL_VERSION:
+            raise VersionSkewError(
+                f"the sender speaks control protocol {said['version']}, this receiver {CONTROL_VERSION}"
+            )
         values: dict[str, Any] = {}
         for name, hint in hints.items():
             if name not in said:
@@ -67,9 +70,14 @@ def _parse(message: str, name: str, hint: type, value: object) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenRequest(Message):
-    """A sender asks for a session on a slot. Manifest fields describe its copy; empty where it has none."""
+    """A sender asks for a session on a slot.
+
+    ``run`` is 16 random bytes of the sending process: it may take over its own session at any time, while another
+    run of the same machine has to wait until the earlier one's connections are gone.
+    """
 
     version: int
+    run: bytes
     slot: str
     source_identity: str
     source_name: str

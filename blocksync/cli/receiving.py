@@ -1,0 +1,185 @@
+"""``blocksync recv``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from blocksync.cli.display import HAPPENINGS, Display, facts_of, showing
+from blocksync.cli.parameters import PATH, common, sized
+from blocksync.cli.session import Session
+from blocksync.errors import InterruptedTransferError, UsageError
+from blocksync.options import (
+    DEFAULT_CONTROL_PORT,
+    DEFAULT_DATA_PORT,
+    Listening,
+    Progress,
+    ReceiveOptions,
+    TargetSpec,
+)
+
+if TYPE_CHECKING:
+    from blocksync.options import ReceiveResult
+
+PORT = click.IntRange(0, 65535)
+# A documentation address (RFC 5737): connecting a UDP socket sends nothing, but chooses the way out.
+_ANYWHERE = ("192.0.2.1", 9)
+
+
+@click.command()
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    required=True,
+    metavar="[SLOT=]PATH",
+    help="An image file or a block device to offer, and its name for senders. Repeatable.",
+)
+@click.option("--create", type=sized(512), metavar="SIZE", help="Make image files that are missing, of this size.")
+@click.option(
+    "--overwrite", multiple=True, metavar="PATH", help="Consent to this target not being empty. Repeatable."
+)
+@click.option("--once", is_flag=True, help="Exit after one committed transfer to each target.")
+@click.option("--listen", default="", metavar="ADDRESS", help="Listen on this address. [default: all]")
+@click.option("--control-port", type=PORT, default=DEFAULT_CONTROL_PORT, show_default=True, help="0 picks one.")
+@click.option("--data-port", type=PORT, default=DEFAULT_DATA_PORT, show_default=True, help="0 picks one.")
+@click.option("--code-file", type=PATH, metavar="FILE", help="Also write the pairing code there (0600).")
+@common()
+def recv(
+    session: Session,
+    targets: tuple[str, ...],
+    create: int | None,
+    overwrite: tuple[str, ...],
+    once: bool,
+    listen: str,
+    control_port: int,
+    data_port: int,
+    code_file: Path | None,
+    state_dir: Path | None,
+) -> int:
+    """Offer targets to senders.
+
+    Prints the pairing code and the line to type on the source. Ctrl-C ends it and leaves everything resumable.
+    """
+    specs = target_specs(targets, create, overwrite)
+    from blocksync import api
+
+    with session.cancellable() as cancel, showing(session.output) as display:
+        options = ReceiveOptions(
+            targets=specs,
+            listen=listen,
+            control_port=control_port,
+            data_port=data_port,
+            state_dir=state_dir,
+            code_file=code_file,
+            once=once,
+            progress=lambda progress: _tell(session, display, progress),
+            on_listening=lambda listening: _introduce(session, listening, listen),
+        )
+        result = api.receive(options, cancel=cancel)
+    if cancel.is_set():
+        raise InterruptedTransferError(
+            "the receiver was stopped",
+            safe="everything that was acknowledged is durable; senders resume there",
+            remedy="run the same command again",
+        )
+    _conclude(session, result)
+    return 0
+
+
+def target_specs(
+    targets: tuple[str, ...], create: int | None, overwrite: tuple[str, ...]
+) -> tuple[TargetSpec, ...]:
+    """What ``--target``, ``--create`` and ``--overwrite`` mean together.
+
+    Raises:
+        UsageError: consent is given for something that is not offered, or a size to what has one.
+    """
+    named = [_split(target) for target in targets]
+    consents = {os.path.realpath(path): path for path in overwrite}
+    specs = []
+    for slot, path in named:
+        consent = consents.pop(os.path.realpath(path), None)
+        size = None if _is_device(path) else create
+        specs.append(TargetSpec(path=path, slot=slot, create_size=size, overwrite=consent is not None))
+    for path in consents.values():
+        raise UsageError(f"--overwrite {path} names no target", remedy="name it as in --target, without the slot")
+    if create is not None and all(spec.create_size is None for spec in specs):
+        raise UsageError("--create makes image files, and every target is a device", remedy="leave --create out")
+    return tuple(specs)
+
+
+def _split(target: str) -> tuple[str, str]:
+    """``SLOT=PATH`` or a path, which may hold ``=`` itself: a slot's name has no separator."""
+    from blocksync.trust.names import check_slot_name
+
+    slot, equals, path = target.partition("=")
+    if not equals or os.sep in slot or os.path.lexists(target):
+        return "", target
+    if not path:
+        raise UsageError(f"--target {target} names no path", remedy="write --target SLOT=PATH")
+    return check_slot_name(slot), path
+
+
+def _is_device(path: str) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _introduce(session: Session, listening: Listening, listen: str) -> None:
+    host = _own_address(listen)
+    to = f"[{host}]" if ":" in host else host
+    if listening.control_port != DEFAULT_CONTROL_PORT:
+        to = f"{to}:{listening.control_port}"
+    ports = f"control port {listening.control_port}, data port {listening.data_port}"
+    lines = [f"offering {', '.join(listening.slots)} on {ports}", f"pairing code: {listening.code}"]
+    lines.append("on the source type, and give the code when asked for it:")
+    if len(listening.slots) == 1:
+        lines.append(f"  blocksync send SOURCE --to {to}")
+    else:
+        lines.extend(f"  blocksync send SOURCE --to {to} --slot {slot}" for slot in listening.slots)
+    session.output.event("listening", {**dataclasses.asdict(listening), "to": to}, *lines)
+
+
+def _own_address(listen: str) -> str:
+    """An address of ours that a source can probably reach."""
+    if listen not in ("", "0.0.0.0", "::"):  # noqa: S104 - compared with, not listened on
+        return listen
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(_ANYWHERE)
+            address: str = probe.getsockname()[0]
+            return address
+    except OSError:
+        return socket.gethostname()
+
+
+def _tell(session: Session, display: Display, progress: Progress) -> None:
+    if progress.stage in HAPPENINGS:
+        text = f"{progress.slot}: {progress.message}" if progress.slot else progress.message
+        facts = facts_of(progress)
+        del facts["stage"]
+        session.output.event(progress.stage, facts, text)
+        progress = dataclasses.replace(progress, message="")
+        if session.output.json_lines:
+            return
+    elif progress.stage == "transferring":
+        # What counts at this end is what is durable.
+        progress = dataclasses.replace(progress, done=max(progress.done, progress.durable))
+    display(progress)
+
+
+def _conclude(session: Session, result: ReceiveResult) -> None:
+    committed = [{"slot": slot, "generation": generation} for slot, generation in result.committed]
+    session.output.result(
+        {"command": "recv", "committed": committed},
+        "received: " + ", ".join(f"{slot} (generation {generation})" for slot, generation in result.committed),
+    )

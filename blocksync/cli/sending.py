@@ -1,0 +1,144 @@
+"""``blocksync send``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from blocksync.cli.codes import asker, given_code
+from blocksync.cli.display import showing
+from blocksync.cli.parameters import PATH, block_size, common, level, sized
+from blocksync.cli.quantities import show_rate, show_seconds, show_size
+from blocksync.cli.session import Session
+from blocksync.options import DEFAULT_CONNECTIONS, DEFAULT_RETRY_SECONDS, Digest, SendOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from blocksync.options import SendResult
+
+MAX_CONNECTIONS = 64
+
+
+def receiver_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--to``, ``--slot``, ``--code`` and ``--code-file``: which receiver, and how it knows us."""
+    for option in (
+        click.option("--code-file", type=PATH, metavar="FILE", help="Read the pairing code from here."),
+        click.option("--code", metavar="CODE", help="The pairing code; others see it in the list of processes."),
+        click.option("--slot", default="", metavar="SLOT", help="The receiver's name for the target."),
+        click.option("--to", required=True, metavar="HOST[:PORT]", help="The receiver and its control port."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("source")
+@receiver_options
+@click.option(
+    "--connections",
+    type=click.IntRange(1, MAX_CONNECTIONS),
+    default=DEFAULT_CONNECTIONS,
+    show_default=True,
+    help="Data connections at most.",
+)
+@click.option(
+    "--digest",
+    type=click.Choice([kind.value for kind in Digest]),
+    default=Digest.XXH3.value,
+    show_default=True,
+    help="Identity of blocks of a new slot; blake3 where somebody hostile can write to the source.",
+)
+@click.option(
+    "--block-size", type=block_size, default="64K", show_default=True, metavar="SIZE", help="Of a new slot."
+)
+@click.option(
+    "--level", type=level, default="auto", show_default=True, metavar="LEVEL", help="auto, or 0 (off) to 19."
+)
+@click.option(
+    "--bwlimit", type=sized(0), default="0", metavar="RATE", help="Bytes a second, as 10M. [default: none]"
+)
+@click.option(
+    "--retry",
+    type=click.FloatRange(min=0),
+    default=DEFAULT_RETRY_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Go on trying for so long without progress.",
+)
+@click.option("--replace", is_flag=True, help="Let this disk replace the copy of another one in the slot.")
+@common()
+def send(
+    session: Session,
+    source: str,
+    to: str,
+    slot: str,
+    code: str | None,
+    code_file: Path | None,
+    state_dir: Path | None,
+    connections: int,
+    digest: str,
+    block_size: int,
+    level: int | None,
+    bwlimit: int,
+    retry: float,
+    replace: bool,
+) -> int:
+    """Make one pass from SOURCE to a receiver.
+
+    The first one sends the disk, later ones what changed; one that was interrupted is resumed. The pairing code is
+    needed the first time only: from --code-file, the variable BLOCKSYNC_CODE or, on a terminal, a prompt.
+    """
+    from blocksync import api
+
+    given = given_code(session, to, code, code_file)
+    with session.cancellable() as cancel, showing(session.output) as display:
+        options = SendOptions(
+            to=to,
+            slot=slot,
+            code=given,
+            ask_code=asker(session, display),
+            state_dir=state_dir,
+            connections=connections,
+            digest=Digest(digest),
+            block_bytes=block_size,
+            level=level,
+            bwlimit=bwlimit,
+            retry_seconds=retry,
+            replace=replace,
+            progress=display,
+        )
+        result = api.send(source, options, cancel=cancel)
+    session.output.result(
+        {"command": "send", **dataclasses.asdict(result)},
+        *summary(result, f"slot {result.slot}"),
+        f"transferred is less than identical: blocksync verify {source} --to {to} proves that",
+    )
+    return 0
+
+
+def summary(result: SendResult, where: str) -> list[str]:
+    """A committed pass in words.
+
+    Args:
+        result: of it.
+        where: it went.
+    """
+    rate = f" ({show_rate(result.size / result.seconds)})" if result.seconds else ""
+    sent = f"sent {show_size(result.changed)} of data and {show_size(result.zero)} as zeros"
+    lines = [
+        f"{result.kind} pass to {where} committed as generation {result.generation}",
+        f"{show_size(result.size)} in {show_seconds(result.seconds)}{rate}",
+        f"read {show_size(result.read)}, {sent}, {show_size(result.wire)} on the wire",
+    ]
+    if result.resumed:
+        lines.append(f"resumed: {show_size(result.resumed)} were durable already")
+    if result.retries:
+        lines.append(f"connections that broke on the way: {result.retries}")
+    if result.resent:
+        lines.append(f"sent again as whole blocks: {show_size(result.resent)}")
+    return lines

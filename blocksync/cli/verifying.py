@@ -1,0 +1,69 @@
+"""``blocksync verify``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from blocksync.cli.codes import asker, given_code
+from blocksync.cli.display import showing
+from blocksync.cli.parameters import common
+from blocksync.cli.quantities import show_seconds, show_size
+from blocksync.cli.sending import receiver_options
+from blocksync.cli.session import Session
+from blocksync.errors import IntegrityError
+from blocksync.options import VerifyOptions
+
+if TYPE_CHECKING:
+    from blocksync.options import VerifyResult
+
+
+@click.command()
+@click.argument("source")
+@receiver_options
+@common()
+def verify(
+    session: Session,
+    source: str,
+    to: str,
+    slot: str,
+    code: str | None,
+    code_file: Path | None,
+    state_dir: Path | None,
+) -> int:
+    """Read SOURCE and its copy whole and compare; exit 0 where they are identical, 9 where they differ.
+
+    The ranges that differ are named by offset and length in bytes.
+    """
+    from blocksync import api
+
+    given = given_code(session, to, code, code_file)
+    with session.cancellable() as cancel, showing(session.output) as display:
+        options = VerifyOptions(
+            to=to, slot=slot, code=given, ask_code=asker(session, display), state_dir=state_dir, progress=display
+        )
+        result = api.verify(source, options, cancel=cancel)
+    session.output.result({"command": "verify", **dataclasses.asdict(result)}, *_summary(result, source, to))
+    return 0 if result.identical else IntegrityError.exit_code
+
+
+def _summary(result: VerifyResult, source: str, to: str) -> list[str]:
+    took = f"{show_size(result.size)} compared in {show_seconds(result.seconds)}"
+    if result.identical:
+        return [f"identical: {source} and slot {result.slot}, {took}"]
+    ranges = f"{'more than ' if _cut(result) else ''}{len(result.differing)} ranges"
+    lines = [
+        f"DIFFERENT: {source} and slot {result.slot}, {show_size(result.differing_bytes)} in {ranges}; {took}",
+    ]
+    lines.extend(f"  offset {offset} length {length}" for offset, length in result.differing)
+    if _cut(result):
+        lines.append("  and more")
+    lines.append(f"  next: blocksync send {source} --to {to} sends what differs; then verify again")
+    return lines
+
+
+def _cut(result: VerifyResult) -> bool:
+    return sum(length for _, length in result.differing) < result.differing_bytes
