@@ -25,6 +25,13 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     ├── NetworkError               8
     ├── IntegrityError             9   digests differ where they must not
     ├── LayoutError               10   partition tables, LVM metadata, filesystems
+    │   ├── LayoutDamagedError    10   a checksum or a bound does not hold
+    │   ├── LayoutUnknownError    10   a kind, version or feature that is not read here
+    │   ├── VolumeMissingError    10   no volume of that name
+    │   ├── VolumeIncompleteError 10   a physical volume is missing, or the group is exported
+    │   ├── VolumeUnsettledError  10   pvmove, merge, reshape or resync is under way, or legs are out of sync
+    │   ├── SnapshotInvalidError  10   a snapshot overflowed
+    │   └── FilesystemDirtyError  10   not cleanly unmounted: its allocation map may lag behind
     ├── FlattenError              11
     ├── TrustError                12   identity, pairing, grants
     └── InterruptedTransferError 130   the user (or the agent) said stop
@@ -167,6 +174,42 @@ class LayoutError(BlocksyncError):
     exit_code = 10
     code = "BS1000"
     default_remedy = "send the disk as a whole, without looking into it"
+
+
+class LayoutDamagedError(LayoutError):
+    code = "BS1001"
+    default_remedy = "check the disk with the tools of its system (fsck, vgck, gdisk), or send it as a whole"
+
+
+class LayoutUnknownError(LayoutError):
+    code = "BS1002"
+
+
+class VolumeMissingError(LayoutError):
+    code = "BS1003"
+    default_remedy = "list what is there: blocksync inspect DISK"
+
+
+class VolumeIncompleteError(LayoutError):
+    code = "BS1004"
+    default_remedy = "name all disks of the volume group together"
+
+
+class VolumeUnsettledError(LayoutError):
+    code = "BS1005"
+    default_remedy = "wait until the group has settled (lvs -a -o +copy_percent,raid_sync_action), then try again"
+
+
+class SnapshotInvalidError(LayoutError):
+    code = "BS1006"
+    default_remedy = "remove the snapshot and take a larger one"
+
+
+class FilesystemDirtyError(LayoutError):
+    """An allocation map is only taken from a filesystem that says it is clean."""
+
+    code = "BS1007"
+    default_remedy = "unmount it cleanly or take a snapshot; or send every block"
 
 
 class FlattenError(BlocksyncError):

@@ -21,6 +21,8 @@ from blocksync.options import Progress
 
 LINE_SECONDS = 5.0
 """Between two plain lines: a log of an hour stays readable."""
+OBJECT_SECONDS = 0.5
+"""Between two progress objects; a pass reports once a second anyway."""
 
 _BOTTLENECKS = {"read": "reading the source", "processor": "the processor", "link": "the link"}
 _MOVING = frozenset({"transferring", "verifying", "rebuilding"})
@@ -100,12 +102,29 @@ class LineDisplay:
 
     def __call__(self, progress: Progress) -> None:
         if self._output.json_lines:
-            self._output.event("progress", facts_of(progress))
+            with self._lock:
+                due = self._due(progress)
+            if due:
+                self._output.event("progress", facts_of(progress))
             return
         with self._lock:
             line = self._line(progress)
         if line:
             self._output.note(line)
+
+    def _due(self, progress: Progress) -> bool:
+        """Whether a program should hear of it: what is new at once, the numbers once in a while."""
+        now = self._clock()
+        fresh, self._stage = progress.stage != self._stage, progress.stage
+        if (
+            not fresh
+            and not progress.message
+            and self._said_at is not None
+            and now - self._said_at < OBJECT_SECONDS
+        ):
+            return False
+        self._said_at = now
+        return True
 
     def pause(self) -> None:
         """Lines are in nobody's way."""
@@ -114,6 +133,8 @@ class LineDisplay:
         """See :meth:`pause`."""
 
     def _line(self, progress: Progress) -> str:
+        if progress.stage in HAPPENINGS:
+            return ""  # whoever calls told it as an event
         now = self._clock()
         fresh, self._stage = progress.stage != self._stage, progress.stage
         if progress.message:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blocksync.cli.display import HAPPENINGS, Display, facts_of, showing
+from blocksync.cli.display import HAPPENINGS, Display, showing
 from blocksync.cli.parameters import PATH, common, sized
 from blocksync.cli.session import Session
 from blocksync.errors import InterruptedTransferError, UsageError
@@ -165,8 +165,7 @@ def _own_address(listen: str) -> str:
 def _tell(session: Session, display: Display, progress: Progress) -> None:
     if progress.stage in HAPPENINGS:
         text = f"{progress.slot}: {progress.message}" if progress.slot else progress.message
-        facts = facts_of(progress)
-        del facts["stage"]
+        facts = {"slot": progress.slot, "message": progress.message, **progress.detail}
         session.output.event(progress.stage, facts, text)
         progress = dataclasses.replace(progress, message="")
         if session.output.json_lines:

@@ -85,7 +85,7 @@ def _guarded(program: click.Command, words: list[str], output: Output, interrupt
     except BlocksyncError as error:
         if error.exit_code == 1:
             _trace(output)
-        output.error(error)
+        output.error(error, title="stopped" if isinstance(error, InterruptedTransferError) else "error")
         return error.exit_code
     except click.ClickException as error:
         usage = _usage_error(error)

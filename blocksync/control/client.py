@@ -6,6 +6,7 @@ aiohttp is imported when a client is made, not before: it is a third of the comm
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import secrets
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from blocksync.control.diagnosis import key_is_refused
 from blocksync.control.loop import new_loop
 from blocksync.errors import BlocksyncError, IncompleteError, NetworkError, ProtocolError, TrustError, from_os_error
 from blocksync.geometry import DIGEST_BYTES, MAX_BLOCK_BYTES
@@ -68,6 +70,9 @@ class HttpControl(ControlPort):
         self._lock = threading.RLock()
         self._waiting: set[Future[Any]] = set()
         self._peer = f"{host}:{port}"
+        self._address = (host, port)
+        self._identity = identity
+        self._pin = pin
         self._base = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         self._context = client_context(identity, pin=pin)
         self._loop = new_loop()
@@ -200,9 +205,20 @@ class HttpControl(ControlPort):
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
             return NetworkError(f"the control port {self._peer} did not answer in time")
+        if self._dropped(error) and key_is_refused(*self._address, self._identity, self._pin):
+            return TrustError(
+                f"the receiver at {self._peer} does not accept this machine's key",
+                remedy="pair again with a fresh code from blocksync recv; blocksync peers lists there who may send",
+            )
         if isinstance(error, OSError):
             return from_os_error(error, NetworkError, doing)
         return NetworkError(f"{doing}: {type(error).__name__}: {str(error)[:200]}")
+
+    def _dropped(self, error: BaseException) -> bool:
+        """Whether the other end closed or reset the connection, instead of never being there."""
+        if isinstance(error, self._aiohttp.ServerDisconnectedError):
+            return True
+        return isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED)
 
 
 def pair(host: str, port: int, code: PairingCode, identity: Identity, *, name: str) -> tuple[bytes, str]:

@@ -146,8 +146,9 @@ class Outbound:
     def _send(self, *parts: bytes | memoryview) -> None:
         assert self._link is not None
         size = sum(len(part) for part in parts)
-        self._pace.wait(size, self._stop)
+        # Held back by --bwlimit is held back by the link: it counts for the level and for what is the bottleneck.
         began = time.perf_counter()
+        self._pace.wait(size, self._stop)
         try:
             self._link.send(*parts)
         except BlocksyncError as error:

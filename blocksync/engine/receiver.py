@@ -177,7 +177,8 @@ class PeerPort(ControlPort):
                 known_bytes=min(known, geometry.size),
                 notice=notice,
             )
-        self._tell("opened", slot, f"{self._peer.name} sends {request.source_name}")
+        detail: dict[str, object] = {"peer": self._peer.name, "source": request.source_name}
+        self._tell("opened", slot, f"{self._peer.name} sends {request.source_name}", detail)
         return answer
 
     def segment_digests(self, session: bytes) -> bytes:
@@ -208,7 +209,7 @@ class PeerPort(ControlPort):
         slot, found = self._find(session)
         self._await_connections(found)
         generation = slot.commit(found, request.root)
-        self._tell("committed", slot, f"generation {generation} committed")
+        self._tell("committed", slot, f"generation {generation} committed", {"generation": generation})
         return CommitAnswer(generation=generation, root=request.root)
 
     def _await_connections(self, session: Session) -> None:
@@ -254,5 +255,6 @@ class PeerPort(ControlPort):
         found.last_seen = time.monotonic()
         return slot, found
 
-    def _tell(self, stage: str, slot: Slot, message: str) -> None:
-        self._receiver.tell(Progress(stage=stage, slot=slot.name, size=slot.target.size, message=message))
+    def _tell(self, stage: str, slot: Slot, message: str, detail: dict[str, object] | None = None) -> None:
+        said = Progress(stage=stage, slot=slot.name, size=slot.target.size, message=message, detail=detail or {})
+        self._receiver.tell(said)

@@ -163,6 +163,9 @@ class Slot:
         if store is None:
             self._store = SlotStore.create(self._folder, geometry, kind, source_identity=request.source_identity)
             return self._store
+        if not store.source_identity and store.geometry.size == request.size:
+            # Rebuilt from the target alone: whatever it claims was read there, whose ever disk it is.
+            store.adopt(request.source_identity)
         if store.source_identity != request.source_identity and not request.replace:
             raise PeerError(
                 f"slot {self.name} holds a copy of another disk ({store.source_identity})",

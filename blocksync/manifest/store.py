@@ -261,6 +261,12 @@ class SlotStore:
                 )
             )
 
+    def adopt(self, source_identity: str) -> None:
+        """Say whose disk this is, where a rebuild without the old state could not know it; durable on return."""
+        with self._lock:
+            self._sound()
+            self._rewrite(replace(self._header, source_identity=source_identity, root=self.map.root()))
+
     def close(self) -> None:
         """Release the files; may be called twice. What was synced stays."""
         with self._lock:

@@ -58,6 +58,10 @@ _REFUSALS = (
     "ALERT_ACCESS_DENIED",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE",
 )
+_WRONG_PEER_REMEDY = (
+    "check that the address is the receiver's; if its state was made anew, pair again with a fresh code"
+)
+_WRONG_PEER_SAFE = "nothing was sent to it"
 _NOT_OURS = (
     "WRONG_VERSION_NUMBER",
     "UNSUPPORTED_PROTOCOL",
@@ -216,7 +220,7 @@ def from_tls_error(error: OSError, doing: str) -> BlocksyncError:
     if cause is None:
         return NetworkError(f"{doing}: {error.strerror or error}")
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return TrustError(f"{doing}: {cause.verify_message}")
+        return TrustError(f"{doing}: {cause.verify_message}", remedy=_WRONG_PEER_REMEDY, safe=_WRONG_PEER_SAFE)
     reason = cause.reason or ""
     if any(refusal in reason for refusal in _REFUSALS):
         return TrustError(
@@ -256,8 +260,8 @@ def _pin_matches(pin: bytes, seen: bytes) -> bool:
 def _wrong_peer(pin: bytes, seen: bytes | None) -> TrustError:
     return TrustError(
         f"the receiver's key is not the expected one: {_wrong_key(pin, seen)}",
-        remedy="check that the address is the receiver's; if its state was made anew, pair again with a fresh code",
-        safe="nothing was sent to it",
+        remedy=_WRONG_PEER_REMEDY,
+        safe=_WRONG_PEER_SAFE,
     )
 
 
