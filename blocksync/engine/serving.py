@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from blocksync.control.server import ControlServer
@@ -49,14 +50,10 @@ class Serving:
         self._desk = PairingDesk(identity, name=socket.gethostname())
         with contextlib.ExitStack() as exits:
             slots: dict[str, Slot] = {}
-            for spec in options.targets:
-                slot = _open_slot(spec, state)
+            for name, spec in _named(options.targets).items():
+                slot = _open_slot(name, spec, state)
                 exits.callback(slot.close)
-                if slot.name in slots:
-                    raise UsageError(
-                        f"two targets are offered as slot {slot.name}", remedy="name them apart: --target NAME=PATH"
-                    )
-                slots[slot.name] = slot
+                slots[name] = slot
             self._receiver = Receiver(
                 slots, lambda peer, slot: self._grants.allowed(peer.fingerprint, slot), self._tell
             )
@@ -140,8 +137,20 @@ class Serving:
             self._options.progress(progress)
 
 
-def _open_slot(spec: TargetSpec, state: Path) -> Slot:
-    name = check_slot_name(spec.slot or slot_name_for(spec.path))
+def _named(targets: Iterable[TargetSpec]) -> dict[str, TargetSpec]:
+    """The targets by their slots' names; found out before any of them is touched."""
+    named: dict[str, TargetSpec] = {}
+    for spec in targets:
+        name = check_slot_name(spec.slot or slot_name_for(spec.path))
+        if name in named:
+            raise UsageError(
+                f"two targets are offered as slot {name}", remedy="name them apart: --target NAME=PATH"
+            )
+        named[name] = spec
+    return named
+
+
+def _open_slot(name: str, spec: TargetSpec, state: Path) -> Slot:
     folder = OsFolder(slot_folder(state, name))
     try:
         target = open_target(

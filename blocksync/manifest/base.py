@@ -32,11 +32,15 @@ class ManifestFile:
 
     def __init__(self, file: DurableFile) -> None:
         self._file = file
-        self.header = Header.decode(file.pread(0, HEADER_BYTES))
-        count = self.header.geometry.segment_count
-        self._table = file.pread(HEADER_BYTES, count * ENTRY.size)
-        if len(self._table) != count * ENTRY.size or zlib.crc32(self._table) != self.header.table_checksum:
-            raise StateDamagedError("the manifest's segment table is damaged: its checksum does not match")
+        try:
+            self.header = Header.decode(file.pread(0, HEADER_BYTES))
+            count = self.header.geometry.segment_count
+            self._table = file.pread(HEADER_BYTES, count * ENTRY.size)
+            if len(self._table) != count * ENTRY.size or zlib.crc32(self._table) != self.header.table_checksum:
+                raise StateDamagedError("the manifest's segment table is damaged: its checksum does not match")
+        except BaseException:
+            file.close()
+            raise
 
     def states(self) -> bytes:
         """One byte a segment."""

@@ -91,15 +91,15 @@ class SlotStore:
         """
         base = ManifestFile(folder.open(MANIFEST_FILE))
         header = base.header
-        if not folder.exists(JOURNAL_FILE):
-            base.close()
-            raise StateDamagedError("the slot has a manifest but no journal: its last withdrawals are unknown")
         blocks = BlockMap(header.geometry, header.kind, header.key, base=base, folder=folder)
-        reader = JournalReader(folder.open(JOURNAL_FILE))
         replay = _Replay(header, blocks)
-        for record in reader.records():
-            replay.apply(record)
-        journal = reader.resume()
+        try:
+            if not folder.exists(JOURNAL_FILE):
+                raise StateDamagedError("the slot has a manifest but no journal: its last withdrawals are unknown")
+            journal = _replayed(folder, replay)
+        except BaseException:
+            blocks.close()
+            raise
         store = cls(folder, header, blocks, journal, touched=replay.touched)
         store._epoch = max(header.epoch, replay.epoch)
         if replay.stale:
@@ -326,6 +326,18 @@ class SlotStore:
 
 class _ClosedError(StateError):
     """Marks a store that was closed on purpose."""
+
+
+def _replayed(folder: Folder, replay: _Replay) -> Journal:
+    file = folder.open(JOURNAL_FILE)
+    try:
+        reader = JournalReader(file)
+        for record in reader.records():
+            replay.apply(record)
+        return reader.resume()
+    except BaseException:
+        file.close()
+        raise
 
 
 class _Replay:

@@ -111,7 +111,7 @@ def running(*words: object, env: dict[str, str] | None = None) -> Iterator[Runni
         text=True,
         env=env or environment(),
         # A shell that started the tests in the background had them ignore it.
-        preexec_fn=_obey_interrupts,  # noqa: PLW1509 - nothing but a call of signal()
+        preexec_fn=_obey_interrupts,
     )
     try:
         yield Running(process)

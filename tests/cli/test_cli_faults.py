@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli_processes import MIB, command, environment, fails, make_disk, obey_permissions, receiver
+from cli_processes import MIB, command, environment, fails, make_disk, obey_permissions, receiver, running
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -183,6 +183,25 @@ def test_a_slot_that_holds_another_disk(folder: Path, disk: Path) -> None:
         assert there.target.read_bytes() == other.read_bytes()
 
 
+def test_a_second_sender_is_told_who_holds_the_slot(folder: Path) -> None:
+    disk = make_disk(folder / "source.img", 64 * MIB, data=24 * MIB)
+    with receiver(folder, size=64 * MIB) as there:
+        first = ("send", disk, "--to", there.to, "--state-dir", folder / "s1", "--json")
+        second = ("send", disk, "--to", there.to, "--state-dir", folder / "s2", "--json", "--retry", "0")
+        with running(*first, "--code", there.code, "--bwlimit", "2M") as sender:
+            sender.until(lambda said: said.get("stage") == "transferring")
+            there.run.end(15)
+        ports = (there.listening["control_port"], there.listening["data_port"])
+    with receiver(folder, size=64 * MIB, ports=ports) as again:
+        assert again.to == there.to
+        with running(*first, "--bwlimit", "2M") as sender:
+            sender.until(lambda said: said.get("stage") == "transferring")
+            error = fails(command(*second, "--code", again.code), 7, "is held by", str(disk))
+            assert error["code"] == "BS0703"
+            assert "--slot" in error["remedy"]
+            error = fails(command("verify", *second[1:-2]), 7, "being written to")
+
+
 # -- the network ----------------------------------------------------------------------------------------------------
 
 
@@ -246,12 +265,12 @@ def test_state_that_is_damaged_and_rebuilt(folder: Path, disk: Path) -> None:
         assert again.last["changed"] == 0
 
 
-@pytest.mark.parametrize("name", ["grants.json", "identity.pem"])
-def test_trust_that_is_damaged(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "code"), [("grants.json", 6), ("identity.pem", 12)])
+def test_trust_that_is_damaged(folder: Path, name: str, code: int) -> None:
     with receiver(folder) as there:
         there.run.end(15)
     (there.state / name).write_text("{torn")
-    fails(command(*recv(folder, "--target", f"disk={there.target}")), 6, name)
+    fails(command(*recv(folder, "--target", f"disk={there.target}")), code, name)
 
 
 def test_state_that_another_process_holds(folder: Path) -> None:

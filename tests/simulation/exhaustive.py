@@ -1,9 +1,10 @@
 """Small scopes, completely: every crash point, every subset of unsynced sectors, every second crash.
 
 A *scope* is a few passes over a few blocks, with overwrites. Each operation of each pass is a crash point. At each the
-machine is frozen, every surviving subset is an image, and each image is checked and then taken up: the pass is run again
-on it to its end, with a crash point at each of its operations. The process alone being killed is a crash too, after which
-the cache is still there to be lost later. Equal images are looked at once: what the code makes of them cannot differ.
+machine is frozen, every surviving subset is an image, and each image is checked and then taken up: the pass is run
+again on it to its end, with a crash point at each of its operations. The process alone being killed is a crash too,
+after which the cache is still there to be lost later. Equal images are looked at once: what the code makes of them
+cannot differ.
 """
 
 from __future__ import annotations

@@ -1,0 +1,147 @@
+"""Ctrl-C and its kin: exit code 130, no traceback, and the same command resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_processes import MIB, Said, command, environment, make_disk, receiver, running
+
+from blocksync.trust.codes import PairingCode
+
+
+def moving(said: Said) -> bool:
+    return said["type"] == "progress" and said["stage"] == "transferring" and said["durable"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_sender_that_is_stopped_resumes(folder: Path, number: int) -> None:
+    disk = make_disk(folder / "source.img", 64 * MIB, data=24 * MIB)
+    with receiver(folder, size=64 * MIB) as there:
+        near = ("send", disk, "--to", there.to, "--state-dir", folder / "s", "--json", "--code", there.code)
+        with running(*near, "--bwlimit", "3M") as sender:
+            before = sender.until(moving)
+            ended = sender.end(number)
+        assert ended.code == 130
+        error = ended.last
+        assert (error["type"], error["exit_code"]) == ("error", 130)
+        assert "resumes" in error["remedy"]
+        assert "durable" in error["safe"]
+        again = command(*near)
+        assert again.code == 0, again
+        assert again.last["resumed"] >= before["durable"]
+        assert there.target.read_bytes() == disk.read_bytes()
+
+
+def test_a_receiver_that_is_stopped_and_started_again(folder: Path) -> None:
+    disk = make_disk(folder / "source.img", 64 * MIB, data=24 * MIB)
+    with receiver(folder, size=64 * MIB) as there:
+        near = ("send", disk, "--to", there.to, "--state-dir", folder / "s", "--json", "--code", there.code)
+        ports = (there.listening["control_port"], there.listening["data_port"])
+        with running(*near, "--bwlimit", "3M") as sender:
+            sender.until(moving)
+            ended = there.run.end(signal.SIGINT)
+            assert ended.code == 130
+            assert ended.last["exit_code"] == 130
+            assert "resume" in ended.last["safe"]
+            waiting = sender.until(lambda said: said.get("stage") == "waiting")
+            assert "trying again" in waiting["message"]
+            with receiver(folder, size=64 * MIB, ports=ports) as again:
+                done = sender.end()
+                assert done.code == 0, done
+                assert done.last["retries"] >= 1
+                assert done.last["resumed"] > 0
+                assert again.target.read_bytes() == disk.read_bytes()
+
+
+def test_the_second_signal_ends_it_at_once(folder: Path, disk: Path) -> None:
+    """A peer that accepts and then says nothing holds the sender in a call that no Cancel reaches."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        to = f"127.0.0.1:{silent.getsockname()[1]}"
+        code = PairingCode.make(bytes(32)).text
+        with running("send", disk, "--to", to, "--state-dir", folder / "s", "--code", code) as sender:
+            held, _ = silent.accept()
+            with held:
+                sender.process.send_signal(signal.SIGINT)
+                assert sender.process.stderr is not None
+                assert "once more stops at once" in sender.process.stderr.readline()
+                sender.process.send_signal(signal.SIGINT)
+                assert sender.process.wait(60) == 130
+                assert "Traceback" not in sender.stderr()
+
+
+def test_what_was_started_to_ignore_interrupts_goes_on(folder: Path) -> None:
+    words = [sys.executable, "-m", "blocksync", "recv", "--json", "--target", str(folder / "t"), "--create", "1M"]
+    words += ["--listen", "127.0.0.1", "--control-port", "0", "--data-port", "0", "--state-dir", str(folder / "s")]
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and None,
+    )
+    try:
+        assert process.stdout is not None
+        assert "listening" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read()
+        assert process.wait(60) == 130
+        assert '"exit_code": 130' in rest
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def test_a_reader_that_leaves_stops_it_resumably(folder: Path) -> None:
+    disk = make_disk(folder / "source.img", 64 * MIB, data=24 * MIB)
+    with receiver(folder, size=64 * MIB) as there:
+        near = ("send", disk, "--to", there.to, "--state-dir", folder / "s", "--json", "--code", there.code)
+        with running(*near, "--bwlimit", "3M") as sender:
+            sender.until(moving)
+            assert sender.process.stdout is not None
+            sender.process.stdout.close()
+            assert sender.process.wait(60) == 130
+            assert sender.stderr() == ""
+        assert command(*near).last["resumed"] > 0
+
+
+def test_a_result_that_cannot_be_written(folder: Path, disk: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    words = [sys.executable, "-m", "blocksync", "copy", str(disk), str(folder / "t.img"), "--create"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*words, "--state-dir", str(folder / "s")],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment(),
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert "cannot write the output" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (folder / "t.img").read_bytes() == disk.read_bytes()
+
+
+def test_a_pipe_that_nobody_reads_is_no_error(folder: Path) -> None:
+    words = [sys.executable, "-m", "blocksync", "manifest", "list", "--state-dir", str(folder / "s")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            words, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=environment(), timeout=60
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode == 0
+    assert done.stderr == ""
