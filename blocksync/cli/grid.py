@@ -44,4 +44,5 @@ def draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, n
     for row in rows:
         table.add_row(*(Text(printable(cell, CELL_CHARACTERS)) for cell in row))
     console.print(table)
-    return "\n".join(line.rstrip() for line in page.getvalue().strip("\n").splitlines()) + "\n"
+    lines = [line.rstrip() for line in page.getvalue().splitlines()]
+    return "\n".join(lines).strip("\n") + "\n"

@@ -313,7 +313,7 @@ def test_state_that_another_process_holds(folder: Path) -> None:
 )
 def test_requests_that_make_no_sense(folder: Path, words: list[str]) -> None:
     env = environment(BLOCKSYNC_STATE_DIR=str(folder / "state"))
-    if words[0] in ("recv",):
+    if words[0] == "recv":
         words = [*words, "--control-port", "0", "--data-port", "0"]
     where = os.getcwd()
     os.chdir(folder)

@@ -52,7 +52,7 @@ def test_a_receiver_of_another_version(folder: Path, disk: Path, monkeypatch: py
     with receiving(folder) as listening:
         near = ("--to", f"127.0.0.1:{listening.control_port}", "--json", "--state-dir", folder / "s")
         assert command("send", disk, *near, "--code", listening.code).code == 0
-        monkeypatch.setattr("blocksync.control.server.CONTROL_VERSION", 99)
+        monkeypatch.setattr("blocksync.protocol.messages.CONTROL_VERSION", 99)
         error = fails(command("send", disk, *near), 7, "99")
         assert error["code"] == "BS0702"
         assert "same version" in error["remedy"]

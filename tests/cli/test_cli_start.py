@@ -12,7 +12,16 @@ from cli_processes import command, environment, fails
 from blocksync import __version__
 from blocksync.cli.program import COMMANDS
 
-HEAVY = ("aiohttp", "asyncio", "blake3", "blocksync.api", "blocksync.engine.sender", "cryptography", "rich", "uvloop")
+HEAVY = (
+    "aiohttp",
+    "asyncio",
+    "blake3",
+    "blocksync.api",
+    "blocksync.engine.sender",
+    "cryptography",
+    "rich",
+    "uvloop",
+)
 
 
 @pytest.mark.parametrize("words", [["--version"], ["--help"], ["send", "--help"], ["recv", "--nonsense"]])

@@ -1,0 +1,44 @@
+"""Real loop devices for tests, and the words for what needs root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+def need_root() -> None:
+    """Skip where there is no root, except in CI, where that would hide a missing part."""
+    if os.geteuid() != 0:
+        assert os.environ.get("BLOCKSYNC_REQUIRE_NATIVE") != "1", "the gate must run as root"
+        pytest.skip("loop devices and mounts need root")
+
+
+def run(*words: str | Path) -> str:
+    done = subprocess.run([str(word) for word in words], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout.strip()
+
+
+@contextmanager
+def loop_device(image: Path, *, sector: int = 512, read_only: bool = False) -> Iterator[str]:
+    """Attach an image; yields the device's path; detached at the end, mounted or not."""
+    more = ["--read-only"] if read_only else []
+    device = run("losetup", "--find", "--show", "--sector-size", str(sector), *more, image)
+    try:
+        yield device
+    finally:
+        subprocess.run(["umount", "-q", device], check=False, capture_output=True)
+        run("losetup", "--detach", device)
+
+
+def image(path: Path, size: int, content: bytes = b"") -> Path:
+    """A sparse file that begins with ``content``."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.truncate(size)
+    return path
