@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,12 +21,6 @@ from blocksync.errors import BlocksyncError, InterruptedTransferError, UsageErro
 
 if TYPE_CHECKING:
     from blocksync.api import Cancel
-
-
-class OutputLostError(BlocksyncError):
-    """Stdout could not be written, for another reason than a reader that left."""
-
-    default_remedy = "give stdout a place with room; what the command did is done"
 
 
 class Session:
@@ -69,9 +63,8 @@ def run(program: click.Command, words: list[str]) -> int:
     tolerate_odd_characters()
     # Errors in the command line itself are told as JSON too, though it could not be parsed.
     output = Output(json_lines="--json" in words)
-    _report_threads(output)
     try:
-        with Interrupts(output) as interrupts:
+        with _short_reports(output), Interrupts(output) as interrupts:
             code = _guarded(program, words, output, interrupts)
     except KeyboardInterrupt:  # between two lines of our own
         code = InterruptedTransferError.exit_code
@@ -114,9 +107,14 @@ def _after_loss(output: Output, code: int) -> int:
     if output.lost is None or output.reader_left or code:
         return code
     output.json_lines = False
-    lost = OutputLostError(f"cannot write the output: {output.lost.strerror}")
-    output.error(lost)
-    return lost.exit_code
+    output.error(
+        BlocksyncError(
+            f"cannot write the output: {output.lost.strerror}",
+            remedy="give stdout a place with room",
+            safe="what the command did is done",
+        )
+    )
+    return BlocksyncError.exit_code
 
 
 def _trace(output: Output) -> None:
@@ -124,8 +122,9 @@ def _trace(output: Output) -> None:
         output.trace(traceback.format_exc())
 
 
-def _report_threads(output: Output) -> None:
-    """A thread of ours that dies of a bug says so in a line, not in a page."""
+@contextlib.contextmanager
+def _short_reports(output: Output) -> Iterator[None]:
+    """Inside, a thread of ours that dies of a bug says so in a line, not in a page."""
 
     def told(what: threading.ExceptHookArgs) -> None:
         if what.exc_type is SystemExit:
@@ -135,14 +134,16 @@ def _report_threads(output: Output) -> None:
             output.trace("".join(traceback.format_exception(what.exc_type, what.exc_value, what.exc_traceback)))
         output.warn(f"unexpected in thread {name}: {what.exc_type.__name__}: {what.exc_value}")
 
-    threading.excepthook = told
-
     def unraisable(what: Any) -> None:
         if output.verbose:
-            default(what)
+            earlier[1](what)
 
-    default: Callable[[Any], object] = sys.__unraisablehook__
-    sys.unraisablehook = unraisable
+    earlier = threading.excepthook, sys.unraisablehook
+    threading.excepthook, sys.unraisablehook = told, unraisable
+    try:
+        yield
+    finally:
+        threading.excepthook, sys.unraisablehook = earlier
 
 
 def _silence_libraries() -> None:

@@ -43,12 +43,20 @@ class Interrupts:
         self._cancel: Cancel | None = None
         self._asking = False
         self._count = 0
+        self._installed = False
         self._previous: dict[int, Any] = {}
         self.before_exit: Callable[[], None] | None = None
         self._hears, self._wakes = socket.socketpair()
         self._wakes.setblocking(False)
 
     def __enter__(self) -> Self:
+        # In another thread signals are the business of whoever owns the main one.
+        if threading.current_thread() is threading.main_thread():
+            self._installed = True
+            self._install()
+        return self
+
+    def _install(self) -> None:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
             # What was started to ignore a signal (nohup, a shell's background job) goes on ignoring it.
@@ -56,14 +64,16 @@ class Interrupts:
                 self._previous[number] = signal.signal(number, self._handle)
         signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.set_wakeup_fd(-1)
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        if self._installed:
+            signal.set_wakeup_fd(-1)
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
+        else:
+            self._hears.close()
         self._wakes.close()
 
     @contextlib.contextmanager

@@ -6,13 +6,15 @@ import json
 
 from blocksync.errors import (
     BlocksyncError,
+    IncompleteError,
     IntegrityError,
+    NetworkError,
     PeerError,
     ProtocolError,
     StateError,
     TargetError,
-    TargetSyncError,
     TrustError,
+    UsageError,
 )
 from blocksync.protocol.reader import FrameReader, check_lengths
 from blocksync.protocol.states import SENDER_HEARS, SENDER_SENDS, State, step
@@ -123,7 +125,16 @@ def _register(kind: type[BlocksyncError]) -> None:
         _register(child)
 
 
-for _kind in (TargetError, StateError, IntegrityError, TrustError, PeerError, TargetSyncError):
+for _kind in (
+    UsageError,
+    IncompleteError,
+    TargetError,
+    StateError,
+    PeerError,
+    NetworkError,
+    IntegrityError,
+    TrustError,
+):
     _register(_kind)
 
 

@@ -16,7 +16,7 @@ from blocksync.trust.codes import PairingCode
 
 
 def moving(said: Said) -> bool:
-    return said["type"] == "progress" and said["stage"] == "transferring" and said["durable"] > 0
+    return bool(said["type"] == "progress" and said["stage"] == "transferring" and said["durable"] > 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

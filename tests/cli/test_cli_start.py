@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from cli_processes import command, environment, fails
 
 from blocksync import __version__
+from blocksync.cli import main
 from blocksync.cli.program import COMMANDS
 
 HEAVY = (
@@ -122,3 +125,18 @@ def test_an_unforeseen_error_is_one_line_without_v(folder: Path) -> None:
     said = run("--json")
     assert '"exit_code": 1' in said.stdout
     assert said.stderr == ""
+
+
+def test_it_can_be_called_from_a_thread_and_leaves_no_trace(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hooks = (threading.excepthook, sys.unraisablehook, signal.getsignal(signal.SIGTERM))
+    codes: list[int] = []
+    words = ["manifest", "--state-dir", str(folder / "s")]
+    thread = threading.Thread(target=lambda: codes.append(main(words)))
+    thread.start()
+    thread.join()
+    codes.append(main(words))
+    assert codes == [0, 0]
+    assert capsys.readouterr().out == "no slot holds anything yet\n" * 2
+    assert (threading.excepthook, sys.unraisablehook, signal.getsignal(signal.SIGTERM)) == hooks
