@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -46,6 +47,9 @@ MAX_CONNECTIONS = 512
 STREAM_PART_BYTES = 64 << 10
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+_log = logging.getLogger(__name__)
 
 
 class ControlServer:
@@ -249,13 +253,22 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except BlocksyncError as error:
-        body = {
-            "code": error.code,
-            "exit_code": error.exit_code,
-            "message": error.message[:1000],
-            "remedy": error.remedy[:500],
-        }
-        return web.json_response(body, status=_status_of(error))
+        return _told(error)
+    except (web.HTTPException, ConnectionError):
+        raise  # aiohttp's own answers, and senders that left
+    except Exception as error:  # noqa: BLE001 - a bug of ours must not tell a stranger where it is
+        _log.debug("unexpected while answering %s", request.path, exc_info=True)
+        return _told(BlocksyncError(f"unexpected: {type(error).__name__}"))
+
+
+def _told(error: BlocksyncError) -> web.Response:
+    body = {
+        "code": error.code,
+        "exit_code": error.exit_code,
+        "message": error.message[:1000],
+        "remedy": error.remedy[:500],
+    }
+    return web.json_response(body, status=_status_of(error))
 
 
 def _status_of(error: BlocksyncError) -> int:

@@ -13,6 +13,7 @@ from blocksync.engine.rehash import withdraw_changed
 from blocksync.errors import (
     BlocksyncError,
     PeerError,
+    ProtocolError,
     SlotBusyError,
     SlotPreparingError,
     TargetRefusedError,
@@ -158,6 +159,8 @@ class Slot:
                 remedy="offer a target that is at least as large as the source",
             )
         geometry = Geometry(request.size, request.block_bytes, request.sector_bytes)
+        if request.digest not in tuple(DigestKind):
+            raise ProtocolError(f"there is no digest kind {request.digest}")
         kind = DigestKind(request.digest)
         store = self._store
         if store is None:

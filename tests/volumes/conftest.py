@@ -1,10 +1,8 @@
-"""Fixtures of this room: images made by the tools of the formats' own projects, in a temporary folder."""
+"""Fixtures of this room."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +10,11 @@ import pytest
 
 from blocksync.volumes.reader import FileReader
 
-OPEN = Callable[[Path], FileReader]
+Open = Callable[[Path], FileReader]
 
 
 @pytest.fixture
-def opened() -> Iterator[OPEN]:
+def opened() -> Iterator[Open]:
     """Open image files as readers; closed when the test ends."""
     descriptors: list[int] = []
 
@@ -28,27 +26,3 @@ def opened() -> Iterator[OPEN]:
     yield open_image
     for descriptor in descriptors:
         os.close(descriptor)
-
-
-def run(*command: str | Path, text: str | None = None, environment: dict[str, str] | None = None) -> str:
-    """Run a tool; its output, or a failed test that shows what it said. A tool that is missing skips the test."""
-    if shutil.which(str(command[0])) is None:
-        pytest.skip(f"{command[0]} is not installed")
-    done = subprocess.run(
-        [str(part) for part in command],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C", "LVM_SUPPRESS_FD_WARNINGS": "1", **(environment or {})},
-    )
-    if done.returncode:
-        pytest.fail(f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done.stdout
-
-
-def image(path: Path, size: int) -> Path:
-    """A sparse file."""
-    with path.open("wb") as file:
-        file.truncate(size)
-    return path

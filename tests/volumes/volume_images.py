@@ -1,0 +1,34 @@
+"""Images made by the tools of the formats' own projects, and the running of those tools."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+def run(*command: str | Path, text: str | None = None, environment: dict[str, str] | None = None) -> str:
+    """Run a tool; its output, or a failed test that shows what it said. A tool that is missing skips the test."""
+    if shutil.which(str(command[0])) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    done = subprocess.run(
+        [str(part) for part in command],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C", "LVM_SUPPRESS_FD_WARNINGS": "1", **(environment or {})},
+    )
+    if done.returncode:
+        pytest.fail(f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def image(path: Path, size: int) -> Path:
+    """A sparse file."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
