@@ -87,6 +87,23 @@ def _align(extents: Iterable[Extent], unit: int, size: int) -> Iterator[Extent]:
         yield Extent(done, size - done, ExtentKind.HOLE)
 
 
+def cover(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
+    """The same extents, with data where nothing was said: what a disk does not vouch for is read.
+
+    Args:
+        extents: sorted, without overlap, within ``[0, size)``.
+        size: of the disk, in bytes.
+    """
+    at = 0
+    for extent in extents:
+        if extent.offset > at:
+            yield Extent(at, extent.offset - at)
+        yield extent
+        at = extent.end
+    if at < size:
+        yield Extent(at, size - at)
+
+
 def split(extent: Extent, most: int) -> Iterator[Extent]:
     """Cut an extent at multiples of ``most`` bytes of the disk (not of the extent)."""
     offset = extent.offset

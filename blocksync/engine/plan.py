@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from blocksync.extents import Extent, align, split
+from blocksync.extents import Extent, align, cover, split
 from blocksync.geometry import SEGMENT_BYTES, Geometry
 from blocksync.manifest.working import BlockMap
 
@@ -41,7 +41,7 @@ def plan(extents: Iterable[Extent], geometry: Geometry, known: BlockMap) -> Iter
         known: what the receiver holds; read while the pass runs, but only for ranges not yet walked.
     """
     held: SendZeros | None = None
-    for extent in align(extents, geometry.block_bytes, geometry.size):
+    for extent in align(cover(extents, geometry.size), geometry.block_bytes, geometry.size):
         if not extent.reads_as_zeros:
             if held is not None:
                 yield held
@@ -59,6 +59,13 @@ def plan(extents: Iterable[Extent], geometry: Geometry, known: BlockMap) -> Iter
                 held = SendZeros(offset, length)
     if held is not None:
         yield held
+
+
+def resend(ranges: Iterable[tuple[int, int]], geometry: Geometry) -> Iterator[Step]:
+    """The steps for ``(offset, length)`` ranges of whole blocks, and for nothing else."""
+    for offset, length in ranges:
+        for piece in split(Extent(offset, length), geometry.chunk_bytes):
+            yield ScanChunk(piece.offset, piece.length)
 
 
 def _not_known_zero(piece: Extent, geometry: Geometry, known: BlockMap) -> Iterator[tuple[int, int]]:

@@ -16,7 +16,7 @@ from blocksync.engine.adapt import LevelControl
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.outbound import Outbound
 from blocksync.engine.pace import Pace
-from blocksync.engine.plan import Step, plan
+from blocksync.engine.plan import Step, plan, resend
 from blocksync.engine.sync import sync_map
 from blocksync.engine.tally import Tally
 from blocksync.errors import (
@@ -189,8 +189,7 @@ class Pass:
         for offset, length in again:
             known.withdraw(*self._geometry.blocks_of(offset, length))
             self._transfer.resent += length
-        wanted = iter([Extent(offset, length) for offset, length in _joined(again)])
-        if self._round(plan(wanted, self._geometry, known), known):
+        if self._round(resend(_joined(again), self._geometry), known):
             raise IntegrityError("the receiver asked for the same blocks again")
 
     def _round(self, steps: Iterator[Step], known: BlockMap) -> list[tuple[int, int]]:

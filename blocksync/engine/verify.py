@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from blocksync.engine.cancel import Cancel
 from blocksync.errors import BlocksyncError, ProtocolError, SourceError
-from blocksync.extents import Extent, align
+from blocksync.extents import Extent, align, cover
 from blocksync.geometry import PAGE_BYTES
 from blocksync.options import Progress, ProgressCallback, VerifyResult
 from blocksync.protocol.messages import CONTROL_VERSION, ControlPort, VerifyRequest
@@ -45,7 +45,7 @@ def piece_digests(disk: _Readable, offset: int, length: int, piece: int, key: by
     end = offset + length
     buffer = memoryview(mmap.mmap(-1, _READ_BYTES))
     zero_digests: dict[int, bytes] = {}
-    for extent in align(_clipped(disk.extents(), end), piece, end):
+    for extent in align(cover(_clipped(disk.extents(), end), end), piece, end):
         at = max(extent.offset, offset)
         while at < extent.end:
             here = min(piece, end - at)

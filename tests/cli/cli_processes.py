@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,18 @@ def command(*words: object, env: dict[str, str] | None = None, before: Callable[
 
 
 @contextlib.contextmanager
+def limited(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """A process that hangs is killed, and the test that waits for it fails instead of hanging too."""
+    watchdog = threading.Timer(LIMIT_SECONDS, process.kill)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+        watchdog.join()
+
+
+@contextlib.contextmanager
 def running(*words: object, env: dict[str, str] | None = None) -> Iterator[Running]:
     """Run a command beside the test; it is killed in the end."""
     process = subprocess.Popen(
@@ -114,7 +127,8 @@ def running(*words: object, env: dict[str, str] | None = None) -> Iterator[Runni
         preexec_fn=_obey_interrupts,
     )
     try:
-        yield Running(process)
+        with limited(process):
+            yield Running(process)
     finally:
         process.kill()
         process.wait()

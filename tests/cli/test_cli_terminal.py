@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_processes import MIB, environment, make_disk, receiver
+from cli_processes import MIB, environment, limited, make_disk, receiver
 
 fcntl = pytest.importorskip("fcntl", reason="terminals are made differently here")
 termios = pytest.importorskip("termios", reason="terminals are made differently here")
@@ -32,26 +32,31 @@ def on_terminal(words: list[str], answer: Answer) -> tuple[int, str]:
     )
     os.close(inside)
     shown = bytearray()
-    typed = 0
-    try:
-        while True:
-            try:
-                part = os.read(terminal, 65536)
-            except OSError:  # how a terminal says that its last user left
-                break
-            if not part:
-                break
-            shown += part
-            reply = answer(bytes(shown[typed:]))
-            if reply is not None:
-                typed = len(shown)
-                os.write(terminal, reply)
-    finally:
-        os.close(terminal)
-        status = process.wait()
+    with limited(process):
+        try:
+            _converse(terminal, answer, shown)
+        finally:
+            os.close(terminal)
+            status = process.wait()
     text = shown.decode("utf-8", "replace")
     assert "Traceback" not in text
     return status, text
+
+
+def _converse(terminal: int, answer: Answer, shown: bytearray) -> None:
+    typed = 0
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # how a terminal says that its last user left
+            return
+        if not part:
+            return
+        shown += part
+        reply = answer(bytes(shown[typed:]))
+        if reply is not None:
+            typed = len(shown)
+            os.write(terminal, reply)
 
 
 def test_a_code_is_asked_for_and_progress_is_live(folder: Path) -> None:

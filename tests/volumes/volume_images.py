@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,16 @@ def image(path: Path, size: int) -> Path:
     with path.open("wb") as file:
         file.truncate(size)
     return path
+
+
+@contextlib.contextmanager
+def looped(path: Path, sector_bytes: int = 512) -> Iterator[str]:
+    """The image as a loop device; needs root. What was written through it is in the file afterwards."""
+    if os.geteuid():
+        pytest.skip("loop devices need root")
+    device = run("losetup", "-f", "--show", "--sector-size", str(sector_bytes), path).strip()
+    try:
+        yield device
+    finally:
+        run("blockdev", "--flushbufs", device)
+        run("losetup", "-d", device)
