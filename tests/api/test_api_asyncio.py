@@ -1,0 +1,220 @@
+"""The library as an agent uses it: in one process, from asyncio, with cancellation that leaves everything resumable."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from blocksync import api
+from blocksync.api import (
+    Cancel,
+    CopyOptions,
+    Listening,
+    Progress,
+    ReceiveOptions,
+    SendOptions,
+    TargetSpec,
+    VerifyOptions,
+)
+from blocksync.errors import (
+    InterruptedTransferError,
+    PeerError,
+    StateDamagedError,
+    TargetRefusedError,
+    TrustError,
+)
+from blocksync.sources.memory import MemorySource
+from tests.story.story_processes import MIB, change_pages, sample_disk, sha256
+
+SIZE = 96 * MIB
+
+
+class Receiver:
+    """``areceive`` as a task of the running loop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._heard: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+
+    async def __aenter__(self) -> Listening:
+        options = ReceiveOptions(
+            targets=(TargetSpec(path=str(self._folder / "target.img"), slot="web", create_size=SIZE),),
+            listen="127.0.0.1",
+            control_port=0,
+            data_port=0,
+            state_dir=self._folder / "receiver",
+            on_listening=lambda listening: self._loop.call_soon_threadsafe(self._heard.set_result, listening),
+        )
+        self._task = asyncio.ensure_future(api.areceive(options))
+        return await asyncio.wait_for(self._heard, 60)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self._task
+
+
+def options(folder: Path, listening: Listening, **more: object) -> SendOptions:
+    return SendOptions(
+        to=f"127.0.0.1:{listening.control_port}",
+        code=listening.code,
+        state_dir=folder / "sender",
+        **more,  # type: ignore[arg-type]  # keywords of each test
+    )
+
+
+def test_an_agent_sends_is_cancelled_sends_again_and_verifies(tmp_path: Path) -> None:
+    disk = sample_disk(tmp_path / "disk.img", SIZE, seed=11)
+
+    async def story() -> None:
+        async with Receiver(tmp_path) as listening:
+            started = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def tell(progress: Progress) -> None:
+                if progress.stage == "transferring" and progress.durable:
+                    loop.call_soon_threadsafe(started.set)
+
+            slow = options(tmp_path, listening, bwlimit=4 * MIB, progress=tell)
+            task = asyncio.ensure_future(api.asend(str(disk), slow))
+            await asyncio.wait_for(started.wait(), 60)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            resumed = await api.asend(str(disk), options(tmp_path, listening))
+            assert resumed.resumed > 0
+            assert sha256(tmp_path / "target.img") == sha256(disk)
+            change_pages(disk, 10, seed=12)
+            again = await api.asend(str(disk), options(tmp_path, listening))
+            assert (again.kind, again.generation) == ("incremental", 2)
+            verdict = await api.averify(
+                str(disk), VerifyOptions(to=f"127.0.0.1:{listening.control_port}", state_dir=tmp_path / "sender")
+            )
+            assert verdict.identical
+            (peer,) = api.peers(tmp_path / "receiver")
+            assert peer.slots == ("web",)
+            api.revoke(peer.fingerprint, tmp_path / "receiver")
+            with pytest.raises(TrustError):
+                await api.asend(str(disk), SendOptions(
+                    to=f"127.0.0.1:{listening.control_port}", state_dir=tmp_path / "sender"))  # fmt: skip
+
+    asyncio.run(story())
+    (manifest,) = api.manifests(tmp_path / "receiver")
+    assert (manifest.slot, manifest.generation, manifest.known_bytes) == ("web", 2, SIZE)
+
+
+def test_no_thread_is_left_behind(tmp_path: Path) -> None:
+    test_an_agent_sends_is_cancelled_sends_again_and_verifies(tmp_path)
+    ours = ("heartbeat", "control", "data-", "checkpoint", "rehash")
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith(ours)] == []
+
+
+def test_a_source_object_of_the_agents_is_sent_and_stays_open(tmp_path: Path) -> None:
+    source = MemorySource(8 * MIB)
+    source.write(3 * MIB, b"agent" * 1000)
+    result = api.copy(source, str(tmp_path / "target.img"), CopyOptions(create=True, state_dir=tmp_path / "state"))
+    assert result.generation == 1
+    content = (tmp_path / "target.img").read_bytes()
+    assert content[3 * MIB : 3 * MIB + 5000] == b"agent" * 1000
+    assert len(content) == 8 * MIB
+    source.write(0, b"still open")
+
+
+def test_copy_refuses_resumes_and_repeats_as_send_does(tmp_path: Path) -> None:
+    disk = sample_disk(tmp_path / "disk.img", 32 * MIB, seed=13)
+    target = tmp_path / "target.img"
+    wanted = CopyOptions(create=True, state_dir=tmp_path / "state")
+    cancel = Cancel()
+    cancel.set()
+    with pytest.raises(InterruptedTransferError):
+        api.copy(str(disk), str(target), wanted, cancel=cancel)
+    first = api.copy(str(disk), str(target), wanted)
+    assert sha256(target) == sha256(disk)
+    assert target.stat().st_blocks * 512 < 32 * MIB
+    change_pages(disk, 5, seed=14)
+    second = api.copy(str(disk), str(target), wanted)
+    assert (first.generation, second.generation) == (1, 2)
+    assert second.changed <= 5 * 65536
+    assert sha256(target) == sha256(disk)
+    other = sample_disk(tmp_path / "other.img", 32 * MIB, seed=15)
+    with pytest.raises(PeerError, match="another disk"):
+        api.copy(str(other), str(target), wanted)
+    with pytest.raises(TargetRefusedError, match="not empty"):
+        api.copy(str(disk), str(other), CopyOptions(state_dir=tmp_path / "state"))
+    assert sha256(other) == sha256(sample_disk(tmp_path / "same.img", 32 * MIB, seed=15))
+
+
+def test_damaged_state_is_told_and_rebuilt_from_the_target(tmp_path: Path) -> None:
+    disk = sample_disk(tmp_path / "disk.img", SIZE, seed=16)
+
+    async def one_pass() -> api.SendResult:
+        async with Receiver(tmp_path) as listening:
+            return await api.asend(str(disk), options(tmp_path, listening))
+
+    asyncio.run(one_pass())
+    (path,) = (tmp_path / "receiver").glob("**/web/manifest")
+    damaged = bytearray(path.read_bytes())
+    damaged[100] ^= 1
+    path.write_bytes(damaged)
+    offered = ReceiveOptions(
+        targets=(TargetSpec(path=str(tmp_path / "target.img"), slot="web"),),
+        listen="127.0.0.1",
+        control_port=0,
+        data_port=0,
+        state_dir=tmp_path / "receiver",
+    )
+    with pytest.raises(StateDamagedError, match="damaged") as told:
+        api.receive(offered)
+    assert "manifest rebuild" in told.value.remedy
+    rebuilt = api.rebuild("web", str(tmp_path / "target.img"), tmp_path / "receiver")
+    assert rebuilt.known_bytes == SIZE
+    again = asyncio.run(one_pass())
+    assert (again.changed, again.zero) == (0, 0)
+    assert sha256(tmp_path / "target.img") == sha256(disk)
+
+
+def test_the_example_agent_migrates_a_disk(tmp_path: Path) -> None:
+    disk = sample_disk(tmp_path / "disk.img", SIZE, seed=17)
+    heard: list[Listening] = []
+    ready, cancel = threading.Event(), Cancel()
+
+    def listening(said: Listening) -> None:
+        heard.append(said)
+        ready.set()
+
+    receiver = threading.Thread(
+        target=api.receive,
+        args=(
+            ReceiveOptions(
+                targets=(TargetSpec(path=str(tmp_path / "target.img"), slot="web", create_size=SIZE),),
+                listen="127.0.0.1",
+                control_port=0,
+                data_port=0,
+                state_dir=tmp_path / "receiver",
+                code_file=tmp_path / "code",
+                on_listening=listening,
+            ),
+        ),
+        kwargs={"cancel": cancel},
+    )
+    receiver.start()
+    try:
+        assert ready.wait(60)
+        agent = Path(__file__).parents[2] / "examples" / "agent.py"
+        done = subprocess.run(
+            [sys.executable, str(agent), str(disk), f"127.0.0.1:{heard[0].control_port}", str(tmp_path / "code")],
+            env={"BLOCKSYNC_STATE_DIR": str(tmp_path / "sender"), "PATH": "/usr/bin:/bin"},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+    finally:
+        cancel.set()
+        receiver.join()
+    assert done.returncode == 0, done.stderr
+    assert "generation 2" in done.stdout
+    assert sha256(tmp_path / "target.img") == sha256(disk)
