@@ -333,3 +333,10 @@ def test_no_words_at_all() -> None:
     ended = command()
     assert ended.code == 2
     assert "Usage: " in ended.err
+
+
+@pytest.mark.parametrize(("to", "warned"), [("127.0.0.1:1", False), ("db1.example.org", True)])
+def test_a_code_in_the_arguments_warns_where_it_matters(folder: Path, disk: Path, to: str, warned: bool) -> None:
+    ended = command("send", disk, "--to", to, "--state-dir", folder / "s", "--code", "nonsense", "--json")
+    fails(ended, 12)
+    assert ended.err.startswith("warning: --code shows the pairing code") is warned

@@ -1,0 +1,1 @@
+"""Benchmarks for people: ``python -m benchmarks.compare``. See benchmarks/README.md."""
