@@ -123,16 +123,13 @@ class Blocksync(Tool):
         self._receiver = subprocess.Popen(
             [
                 sys.executable, "-m", "blocksync", "recv", "--json", "--target", f"bench={self.target}", "--create",
-                str(source.stat().st_size), "--listen", "127.0.0.1", "--control-port", str(self._control), "--data-port",
-                str(data), "--state-dir", str(self._state / "receiver"), "--code-file", str(folder / "code"),
+                str(source.stat().st_size), "--listen", "127.0.0.1", "--control-port", str(self._control),
+                "--data-port", str(data), "--state-dir", str(self._state / "receiver"), "--code-file", str(folder / "code"),
             ],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         await_port(self._control)
         self._code = folder / "code"
-        self._pair(folder)
-
-    def _pair(self, folder: Path) -> None:
         # A verify of the empty target pairs without moving anything.
         self._command("verify", str(self.source))
 
