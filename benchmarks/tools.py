@@ -124,7 +124,8 @@ class Blocksync(Tool):
             [
                 sys.executable, "-m", "blocksync", "recv", "--json", "--target", f"bench={self.target}", "--create",
                 str(source.stat().st_size), "--listen", "127.0.0.1", "--control-port", str(self._control),
-                "--data-port", str(data), "--state-dir", str(self._state / "receiver"), "--code-file", str(folder / "code"),
+                "--data-port", str(data), "--state-dir", str(self._state / "receiver"),
+                "--code-file", str(folder / "code"),
             ],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
