@@ -89,6 +89,8 @@ class SlotStore:
         Raises:
             StateDamagedError: one of them is damaged where no crash can have done it.
         """
+        # A process that was killed may have left a rename that is not durable: nothing must be built on it before it is.
+        folder.sync()
         base = ManifestFile(folder.open(MANIFEST_FILE))
         header = base.header
         blocks = BlockMap(header.geometry, header.kind, header.key, base=base, folder=folder)

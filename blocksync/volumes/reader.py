@@ -1,0 +1,193 @@
+"""The one way in which layouts are read: bytes at an offset, all of them or an error.
+
+Everything in this room stands on :class:`Reader`, so a partition, a logical volume and a whole disk are the same kind
+of thing, and each can hold the next: a reader over readers. No parser here trusts a length it has read: offsets and
+lengths are checked against ``size`` before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from bisect import bisect_right
+from typing import Protocol
+
+from blocksync.errors import LayoutDamagedError, SourceError, from_os_error
+
+MOST_AT_ONCE_BYTES = 64 << 20  # the largest single structure that is read here: an LVM metadata area
+_PIECE_BYTES = 1 << 20
+
+
+class Reader(Protocol):
+    """A readable, unchanging run of bytes.
+
+    Obligations: :meth:`pread` may be called from several threads at once; it answers exactly ``length`` bytes or raises
+    :class:`~blocksync.errors.BlocksyncError` (:class:`~blocksync.errors.SourceError` for a fault of the medium,
+    :class:`~blocksync.errors.LayoutError` for a range outside ``[0, size)`` or a layout that cannot be followed).
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    def pread(self, offset: int, length: int, /) -> bytes: ...
+
+
+def check_range(size: int, offset: int, length: int, what: str) -> None:
+    """Raise :class:`LayoutDamagedError` unless ``[offset, offset + length)`` lies within ``size`` bytes."""
+    if offset < 0 or length < 0 or offset + length > size:
+        raise LayoutDamagedError(f"{what}: [{offset}, {offset + length}) lies outside its {size} bytes")
+
+
+def read_bounded(reader: Reader, offset: int, length: int, what: str) -> bytes:
+    """Read a structure whose place came from the disk itself: refuse what is out of bounds or out of proportion."""
+    check_range(reader.size, offset, length, what)
+    if length > MOST_AT_ONCE_BYTES:
+        raise LayoutDamagedError(f"{what}: a length of {length} bytes is out of proportion")
+    return reader.pread(offset, length)
+
+
+class BytesReader:
+    """Bytes in memory as a reader."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def pread(self, offset: int, length: int, /) -> bytes:
+        check_range(self.size, offset, length, "a read of memory")
+        return self._data[offset : offset + length]
+
+
+class Window:
+    """A part of another reader: a partition, a metadata area."""
+
+    def __init__(self, base: Reader, offset: int, size: int) -> None:
+        check_range(base.size, offset, size, "a part of a disk")
+        self._base = base
+        self.offset = offset
+        self.size = size
+
+    def pread(self, offset: int, length: int, /) -> bytes:
+        check_range(self.size, offset, length, "a read of a part")
+        return self._base.pread(self.offset + offset, length)
+
+
+class FileReader:
+    """A file descriptor of a disk image or device, opened without O_DIRECT; it stays the caller's to close.
+
+    Args:
+        size: bytes; the descriptor's end when left out.
+    """
+
+    def __init__(self, descriptor: int, size: int | None = None) -> None:
+        self._descriptor = descriptor
+        try:
+            self.size = os.lseek(descriptor, 0, os.SEEK_END) if size is None else size
+        except OSError as error:
+            raise from_os_error(error, SourceError, "cannot ask for the size of the disk") from error
+
+    def pread(self, offset: int, length: int, /) -> bytes:
+        check_range(self.size, offset, length, "a read of the disk")
+        pieces: list[bytes] = []
+        done = 0
+        while done < length:
+            try:
+                piece = os.pread(self._descriptor, length - done, offset + done)
+            except OSError as error:
+                raise from_os_error(error, SourceError, f"cannot read at offset {offset + done}") from error
+            if not piece:
+                raise SourceError(f"the disk ends at {offset + done} while it was read")
+            pieces.append(piece)
+            done += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Capabilities(Protocol):
+    @property
+    def alignment(self) -> int: ...
+
+
+class ReadsInto(Protocol):
+    """The part of a source (``blocksync.sources.base.Source``) that is needed to read layouts from it.
+
+    It is named here by its shape, since rooms of one level do not import each other.
+    """
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def capabilities(self) -> _Capabilities: ...
+    def read_into(self, offset: int, buffer: memoryview) -> None: ...
+
+
+class SourceReader:
+    """A source as a reader: unaligned reads become aligned ones, in page-aligned memory, as O_DIRECT wants them."""
+
+    def __init__(self, source: ReadsInto) -> None:
+        self._source = source
+        self.size = source.size
+
+    def pread(self, offset: int, length: int, /) -> bytes:
+        check_range(self.size, offset, length, "a read of the disk")
+        if not length:
+            return b""
+        unit = max(1, self._source.capabilities.alignment)
+        start = offset // unit * unit
+        end = min(-(-(offset + length) // unit) * unit, self.size)
+        pieces: list[bytes] = []
+        with mmap.mmap(-1, min(end - start, _PIECE_BYTES + unit)) as room:  # anonymous memory starts on a page
+            while start < end:
+                count = min(end - start, len(room) // unit * unit or len(room))
+                with memoryview(room) as whole, whole[:count] as view:
+                    self._source.read_into(start, view)
+                    first = max(offset - start, 0)
+                    last = min(offset + length - start, count)
+                    pieces.append(bytes(view[first:last]))
+                start += count
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class Concatenated:
+    """Several runs of other readers, one after the other, as one reader; gaps read as zeros.
+
+    Args:
+        runs: ``(offset here, length, reader, offset there)``, sorted, without overlap.
+        size: bytes.
+    """
+
+    def __init__(self, runs: list[tuple[int, int, Reader, int]], size: int) -> None:
+        at = 0
+        for offset, length, reader, there in runs:
+            if offset < at or length <= 0:
+                raise LayoutDamagedError("the runs of a volume overlap")
+            check_range(reader.size, there, length, "a run of a volume")
+            at = offset + length
+        if at > size:
+            raise LayoutDamagedError("a run of a volume passes its end")
+        self._runs = runs
+        self._starts = [run[0] for run in runs]
+        self.size = size
+
+    def pread(self, offset: int, length: int, /) -> bytes:
+        check_range(self.size, offset, length, "a read of a volume")
+        end = offset + length
+        pieces: list[bytes] = []
+        index = max(bisect_right(self._starts, offset) - 1, 0)
+        while offset < end:
+            if index >= len(self._runs):
+                pieces.append(bytes(end - offset))
+                break
+            start, count, reader, there = self._runs[index]
+            if offset < start:
+                stop = min(start, end)
+                pieces.append(bytes(stop - offset))
+                offset = stop
+            elif offset < start + count:
+                stop = min(start + count, end)
+                pieces.append(reader.pread(there + offset - start, stop - offset))
+                offset = stop
+            else:
+                index += 1
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
