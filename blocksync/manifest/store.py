@@ -89,7 +89,7 @@ class SlotStore:
         Raises:
             StateDamagedError: one of them is damaged where no crash can have done it.
         """
-        # A process that was killed may have left a rename that is not durable: nothing must be built on it before it is.
+        # A process that was killed may have left a rename that is not durable yet: nothing is built on it before.
         folder.sync()
         base = ManifestFile(folder.open(MANIFEST_FILE))
         header = base.header

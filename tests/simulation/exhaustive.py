@@ -111,15 +111,16 @@ class Explorer:
             raise ViolationError(f"{scope.name}: {trail}: the pass cannot be made: {error}") from error
         if bytes(machine.target.content) != scope.sources[number]:
             raise ViolationError(f"{scope.name}: {trail}: the pass ended and the target is not the source")
-        for where, told, frozen, twin in crashes:
+        for where, told, _, twin in crashes:
+            if twin is not None:
+                # The process alone was killed: what it had not synced is still in the cache, and may be lost later.
+                self._explore(twin, number, Acknowledged(set(told)), deep=False, trail=f"{where} (killed)")
+        for where, told, frozen, _ in crashes:
             self._tally.sampled += 1 << len(frozen.choices) > MOST_SUBSETS
             for survivor in frozen.images(MOST_SUBSETS, self._chance):
                 if self._most and self._tally.states >= self._stop_at:
                     return
                 self._look(survivor, number, told, deep, where)
-            if twin is not None:
-                # The process alone was killed: what it had not synced is still in the cache, and may be lost later.
-                self._explore(twin, number, Acknowledged(set(told)), deep=False, trail=f"{where} (killed)")
 
     def _look(self, image: Image, number: int, told: frozenset[int], deep: bool, where: str) -> None:
         self._tally.states += 1

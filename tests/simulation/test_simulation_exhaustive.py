@@ -22,6 +22,13 @@ def test_no_crash_makes_a_false_claim_or_loses_an_acknowledged_block(scope: Scop
     assert tally.sampled == 0
 
 
+def test_one_scope_to_its_end() -> None:
+    # A kill between a rename and the folder's sync, then a power cut in the next run, is far from the beginning.
+    tally = Tally()
+    Explorer(next(scopes()), tally).run()
+    assert tally.states > 1_000_000
+
+
 def test_the_check_sees_a_claim_that_is_not_on_the_target() -> None:
     scope = next(scopes())
     machine = Machine(empty_image(scope.geometry.size), scope.sector)
