@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +20,9 @@ from blocksync.errors import TrustError
 from blocksync.options import (
     CopyOptions,
     Digest,
+    DiskOutcome,
+    DiskSpec,
+    GroupResult,
     Listening,
     Progress,
     ReceiveOptions,
@@ -39,6 +42,9 @@ __all__ = [
     "Cancel",
     "CopyOptions",
     "Digest",
+    "DiskOutcome",
+    "DiskSpec",
+    "GroupResult",
     "Listening",
     "ManifestInfo",
     "PeerInfo",
@@ -62,6 +68,7 @@ __all__ = [
     "receive",
     "revoke",
     "send",
+    "send_disks",
     "verify",
 ]
 
@@ -124,6 +131,27 @@ def send(source: str | Source, options: SendOptions, *, cancel: Cancel | None = 
                     raise
         with reach.route(options.slot) as route:
             return Sender(disk, route, options, token).run()
+
+
+def send_disks(disks: Sequence[DiskSpec], options: SendOptions, *, cancel: Cancel | None = None) -> GroupResult:
+    """Make one pass of several disks of this machine as one transfer.
+
+    A disk that fails does not stop the others, and each one's state advances by itself.
+
+    Args:
+        disks: at least one; ``options.slot`` is not looked at.
+
+    Raises:
+        GroupIncompleteError: some disks failed; its ``outcomes`` say what became of each.
+        BlocksyncError: as :func:`send`.
+    """
+    from blocksync.engine.group import Group, Member, match_slots
+
+    token = cancel or Cancel()
+    with _opened_together([disk.source for disk in disks]) as sources, _reached(options) as reach:
+        slots = match_slots([(disk.source, disk.slot) for disk in disks], reach.slots())
+        members = [Member(source=source, slot=slot) for source, slot in zip(sources, slots, strict=True)]
+        return Group(members, lambda slot: reach.route(slot, own=True), options, token).run()
 
 
 def receive(options: ReceiveOptions, *, cancel: Cancel | None = None) -> ReceiveResult:
@@ -255,6 +283,15 @@ def _opened(source: str | Source) -> Iterator[Source]:
             yield disk
     else:
         yield source
+
+
+@contextlib.contextmanager
+def _opened_together(sources: Sequence[str]) -> Iterator[list[Source]]:
+    """The seam for snapshots of one instant: all sources of a transfer are opened here."""
+    from blocksync.sources import open_source
+
+    with contextlib.ExitStack() as exits:
+        yield [exits.enter_context(open_source(source)) for source in sources]
 
 
 @contextlib.contextmanager

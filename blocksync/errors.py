@@ -10,6 +10,7 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     ├── UsageError                 2   the request itself makes no sense
     │   └── KernelsError           2   the native kernels were insisted on and cannot be had
     ├── IncompleteError            3   stopped early; what is durable stays, the same command resumes
+    │   └── GroupIncompleteError   3   some disks of a transfer failed, others are committed
     ├── SourceError                4
     ├── TargetError                5
     │   ├── TargetRefusedError     5   rule 9: too small, mounted, held, not consented to
@@ -87,6 +88,29 @@ class IncompleteError(BlocksyncError):
     code = "BS0300"
     retryable = True
     default_remedy = "run the same command again: it resumes where the receiver's journal ends"
+
+
+class GroupIncompleteError(IncompleteError):
+    """Several disks went as one transfer, and not all of them arrived.
+
+    Args:
+        outcomes: what became of each disk (:class:`blocksync.options.DiskOutcome`), in the order they were given.
+    """
+
+    code = "BS1600"
+    retryable = False
+    default_remedy = "run the same command again: the disks that failed resume, the others send what changed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str | None = None,
+        safe: str | None = None,
+        outcomes: tuple[object, ...] = (),
+    ) -> None:
+        super().__init__(message, remedy=remedy, safe=safe)
+        self.outcomes = outcomes
 
 
 class SourceError(BlocksyncError):

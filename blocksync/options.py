@@ -207,6 +207,38 @@ class SendResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiskSpec:
+    """A disk of a transfer.
+
+    Args:
+        source: as for ``send``.
+        slot: the receiver's name for its target; empty to match by the order in which the receiver offers them.
+    """
+
+    source: str
+    slot: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskOutcome:
+    """What became of one disk of a transfer: a result, or the code and message of its error."""
+
+    source: str
+    slot: str
+    result: SendResult | None = None
+    code: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResult:
+    """A committed pass of every disk of a transfer, in the order they were given."""
+
+    disks: tuple[DiskOutcome, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyResult:
     """``identical`` only when both sides read everything and no range differs.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,15 @@ from blocksync.cli.display import showing
 from blocksync.cli.parameters import PATH, block_size, common, level, sized
 from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.session import Session
-from blocksync.options import DEFAULT_CONNECTIONS, DEFAULT_RETRY_SECONDS, Digest, SendOptions
+from blocksync.errors import GroupIncompleteError, UsageError
+from blocksync.options import (
+    DEFAULT_CONNECTIONS,
+    DEFAULT_RETRY_SECONDS,
+    Digest,
+    DiskOutcome,
+    DiskSpec,
+    SendOptions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +47,7 @@ def receiver_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("source")
+@click.argument("sources", metavar="SOURCE[=SLOT]...", nargs=-1, required=True)
 @receiver_options
 @click.option(
     "--connections",
@@ -74,7 +84,7 @@ def receiver_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @common()
 def send(
     session: Session,
-    source: str,
+    sources: tuple[str, ...],
     to: str,
     slot: str,
     code: str | None,
@@ -88,18 +98,20 @@ def send(
     retry: float,
     replace: bool,
 ) -> int:
-    """Make one pass from SOURCE to a receiver.
+    """Make one pass from SOURCE to a receiver; several disks of one machine go as one transfer.
 
-    The first one sends the disk, later ones what changed; one that was interrupted is resumed. The pairing code is
-    needed the first time only: from --code-file, the variable BLOCKSYNC_CODE or, on a terminal, a prompt.
+    Several are matched with the receiver's slots by order, or as SOURCE=SLOT. The first pass sends the disk, later
+    ones what changed; one that was interrupted is resumed. The pairing code is needed the first time only: from
+    --code-file, the variable BLOCKSYNC_CODE or, on a terminal, a prompt.
     """
     from blocksync import api
 
+    disks = disk_specs(sources, slot)
     given = given_code(session, to, code, code_file)
     with session.cancellable() as cancel, showing(session.output) as display:
         options = SendOptions(
             to=to,
-            slot=slot,
+            slot=disks[0].slot if len(disks) == 1 else "",
             code=given,
             ask_code=asker(session, display),
             state_dir=state_dir,
@@ -112,6 +124,20 @@ def send(
             replace=replace,
             progress=display,
         )
+        if len(disks) > 1:
+            try:
+                group = api.send_disks(disks, options, cancel=cancel)
+            except GroupIncompleteError as error:
+                _tell_disks(session, error.outcomes)
+                raise
+            _tell_disks(session, group.disks)
+            session.output.result(
+                {"command": "send", **dataclasses.asdict(group)},
+                f"{len(disks)} disks committed in {show_seconds(group.seconds)}",
+                f"transferred is less than identical: blocksync verify SOURCE --to {to} --slot SLOT proves that",
+            )
+            return 0
+        source = disks[0].source
         result = api.send(source, options, cancel=cancel)
     session.output.result(
         {"command": "send", **dataclasses.asdict(result)},
@@ -119,6 +145,40 @@ def send(
         f"transferred is less than identical: blocksync verify {source} --to {to} proves that",
     )
     return 0
+
+
+def disk_specs(sources: tuple[str, ...], slot: str) -> list[DiskSpec]:
+    """What was typed as ``SOURCE`` or ``SOURCE=SLOT``; a path that exists, or an address, is taken as it is.
+
+    Raises:
+        UsageError: ``--slot`` names one slot for several sources, or a slot's name is none.
+    """
+    disks = [_disk_spec(text) for text in sources]
+    if not slot:
+        return disks
+    if len(disks) > 1 or disks[0].slot:
+        raise UsageError("--slot names the slot of a single SOURCE", remedy="write each disk as SOURCE=SLOT")
+    return [dataclasses.replace(disks[0], slot=slot)]
+
+
+def _disk_spec(text: str) -> DiskSpec:
+    from blocksync.trust.names import check_slot_name
+
+    source, equals, slot = text.rpartition("=")
+    if not equals or not source or os.sep in slot or "://" in text or os.path.lexists(text):
+        return DiskSpec(source=text)
+    return DiskSpec(source=source, slot=check_slot_name(slot))
+
+
+def _tell_disks(session: Session, outcomes: Sequence[object]) -> None:
+    for outcome in outcomes:
+        assert isinstance(outcome, DiskOutcome)
+        facts = dataclasses.asdict(outcome)
+        if outcome.result is None:
+            session.output.event("disk", facts, f"{outcome.source}: NOT committed: {outcome.error}")
+            continue
+        lines = summary(outcome.result, f"slot {outcome.slot}")
+        session.output.event("disk", facts, f"{outcome.source}: {lines[0]}", *(f"  {line}" for line in lines[1:]))
 
 
 def summary(result: SendResult, where: str) -> list[str]:

@@ -22,6 +22,7 @@ from blocksync.errors import BlocksyncError, IncompleteError, NetworkError, Prot
 from blocksync.geometry import DIGEST_BYTES, MAX_BLOCK_BYTES
 from blocksync.protocol.messages import (
     MAX_MESSAGE_BYTES,
+    MAX_TEXT_CHARACTERS,
     CommitAnswer,
     CommitRequest,
     ControlPort,
@@ -110,6 +111,14 @@ class HttpControl(ControlPort):
 
     def end(self, session: bytes) -> None:
         self._json("DELETE", f"/v1/sessions/{session.hex()}", None, ANSWER_SECONDS)
+
+    def slots(self) -> list[str]:
+        """The slots that this machine is granted, in the order the receiver offers them."""
+        said = self._json("GET", "/v1/status", None, ANSWER_SECONDS)
+        slots = said.get("slots") if isinstance(said, dict) else None
+        if not isinstance(slots, dict):
+            raise ProtocolError("the receiver's status names no slots")
+        return [str(name)[:MAX_TEXT_CHARACTERS] for name in slots]
 
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
         answer = self._call(self._begin_verify(request))

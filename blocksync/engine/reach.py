@@ -110,14 +110,36 @@ class Reach:
         return HttpControl(self._host, self._port, self._identity, self._pin.fingerprint)
 
     @contextlib.contextmanager
-    def route(self, slot: str) -> Iterator[Route]:
+    def route(self, slot: str, *, own: bool = False) -> Iterator[Route]:
         """For a sender; the manifest's copy is held by one process at a time.
+
+        Args:
+            slot: the receiver's name for the target.
+            own: with a control connection of its own: a sender that gives up aborts all calls of its connection.
 
         Raises:
             StateBusyError: another process of this machine sends to that slot.
         """
         with OsFolder(copy_folder(self._state, self._pin.fingerprint, slot)) as folder:
-            yield Route(control=self.control, connect=self._connect_data, copy=ManifestCopy(folder))
+            control = self._connect_control() if own else self.control
+            try:
+                yield Route(control=control, connect=self._connect_data, copy=ManifestCopy(folder))
+            finally:
+                if own:
+                    control.close()
+
+    def slots(self) -> list[str]:
+        """The slots that this sender may use, in the order the receiver offers them.
+
+        Raises:
+            BlocksyncError: the receiver cannot be asked; with a code that was not needed so far, it pairs first.
+        """
+        try:
+            return self.control.slots()
+        except TrustError as error:
+            if not self.pair_again(error):
+                raise
+            return self.control.slots()
 
     def _connect_data(self, answer: OpenAnswer) -> Link:
         context = client_context(self._identity, pin=self._pin.fingerprint)

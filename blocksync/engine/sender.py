@@ -6,6 +6,7 @@ import contextlib
 import time
 
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.pace import Pace
 from blocksync.engine.sending import Pass, Route, Transfer
 from blocksync.errors import BlocksyncError, SlotPreparingError, StateDamagedError
 from blocksync.kernels import DigestKind
@@ -25,10 +26,13 @@ class Sender:
         route: to the receiver.
         options: of the caller.
         cancel: ends everything, resumably, when set.
+        pace: shared with other senders; one for ``options.bwlimit`` when left out.
     """
 
-    def __init__(self, source: Source, route: Route, options: SendOptions, cancel: Cancel) -> None:
-        self._transfer = Transfer(source, route, options, cancel)
+    def __init__(
+        self, source: Source, route: Route, options: SendOptions, cancel: Cancel, pace: Pace | None = None
+    ) -> None:
+        self._transfer = Transfer(source, route, options, cancel, pace)
         self._copy_dropped = False
 
     def run(self) -> SendResult:

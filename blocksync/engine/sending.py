@@ -62,9 +62,12 @@ class Transfer:
         route: to the receiver.
         options: of the caller.
         cancel: ends everything, resumably, when set.
+        pace: shared with other transfers; one for ``options.bwlimit`` when left out.
     """
 
-    def __init__(self, source: Source, route: Route, options: SendOptions, cancel: Cancel) -> None:
+    def __init__(
+        self, source: Source, route: Route, options: SendOptions, cancel: Cancel, pace: Pace | None = None
+    ) -> None:
         self.source = source
         self.route = route
         self.options = options
@@ -72,7 +75,7 @@ class Transfer:
         self.run = secrets.token_bytes(16)
         self.tally = Tally()
         self.levels = LevelControl(options.level, options.connections)
-        self.pace = Pace(options.bwlimit)
+        self.pace = pace or Pace(options.bwlimit)
         self.retries = 0
         self.resent = 0
         self.resumed = 0

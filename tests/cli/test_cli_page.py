@@ -11,7 +11,7 @@ from blocksync import errors
 from blocksync.cli.demo.story import Step
 from blocksync.cli.display import HAPPENINGS, facts_of
 from blocksync.cli.program import EPILOG
-from blocksync.options import Listening, Progress
+from blocksync.options import DiskOutcome, Listening, Progress
 
 PAGE = (ROOT / "docs" / "COMMAND.md").read_text()
 
@@ -35,7 +35,8 @@ def test_the_objects_have_the_fields_of_the_page() -> None:
     assert said["listening"] == {field.name for field in dataclasses.fields(Listening)} | {"to"}
     assert said["step"] == {field.name for field in dataclasses.fields(Step)}
     assert said["error"] == {"code", "exit_code", "message", "remedy", "safe"}
-    assert set(said) == {"progress", "listening", "step", "error", "result", *HAPPENINGS}
+    assert said["disk"] == {field.name for field in dataclasses.fields(DiskOutcome)}
+    assert set(said) == {"progress", "listening", "step", "disk", "error", "result", *HAPPENINGS}
 
 
 def test_the_exit_codes_are_those_of_the_errors_and_of_the_help() -> None:
