@@ -34,6 +34,16 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     │   ├── SnapshotInvalidError  10   a snapshot overflowed
     │   └── FilesystemDirtyError  10   not cleanly unmounted: its allocation map may lag behind
     ├── FlattenError              11
+    │   ├── FlattenRefusedError   11   the layout cannot be flattened as it is; one class a reason
+    │   │   ├── FlattenMissingError, FlattenExportedError, FlattenMotionError, FlattenUnsyncedError,
+    │   │   │   FlattenCacheError, FlattenVdoError, FlattenEncryptedError, FlattenSectorError,
+    │   │   └── FlattenSpaceError, FlattenTableError, FlattenChangedError, FlattenNothingError
+    │   ├── GuestFileError        11   a file of the system is not what it should be
+    │   ├── GuestPathError        11   a path inside the system leads nowhere that may be written
+    │   ├── GuestMountError       11   a filesystem of the target cannot be reached
+    │   ├── BootLoaderError       11
+    │   ├── BootTestError         11   the boot could not be tried
+    │   └── BootFailedError       11   it was tried, and the system did not come up
     ├── TrustError                12   identity, pairing, grants
     └── InterruptedTransferError 130   the user (or the agent) said stop
 """
@@ -240,6 +250,108 @@ class FlattenError(BlocksyncError):
     exit_code = 11
     code = "BS1100"
     default_remedy = "send the disk as it is, without flatten"
+
+
+class FlattenRefusedError(FlattenError):
+    """The layout is one that flatten does not touch; nothing was written."""
+
+    code = "BS1101"
+
+
+class FlattenMissingError(FlattenRefusedError):
+    code = "BS1102"
+    default_remedy = "name all disks of the volume group together: blocksync flatten DISK1 DISK2 TARGET"
+
+
+class FlattenExportedError(FlattenRefusedError):
+    code = "BS1103"
+    default_remedy = "import the group on the source: vgimport"
+
+
+class FlattenMotionError(FlattenRefusedError):
+    code = "BS1104"
+    default_remedy = "wait until pvmove, merge or reshape has ended (lvs -a -o +copy_percent), then try again"
+
+
+class FlattenUnsyncedError(FlattenRefusedError):
+    code = "BS1105"
+    default_remedy = "wait until the RAID is in sync (lvs -o +copy_percent), or repair it: lvconvert --repair"
+
+
+class FlattenCacheError(FlattenRefusedError):
+    code = "BS1106"
+    default_remedy = "write the cache back and take it off on the source: lvconvert --uncache VG/LV"
+
+
+class FlattenVdoError(FlattenRefusedError):
+    code = "BS1107"
+    default_remedy = "move its content to a plain volume on the source, or send the disks as they are"
+
+
+class FlattenEncryptedError(FlattenRefusedError):
+    code = "BS1108"
+    default_remedy = "if the encrypted content may move as it is, say so by name: --encrypted VG/LV"
+
+
+class FlattenSectorError(FlattenRefusedError):
+    code = "BS1109"
+    default_remedy = "choose a target whose sectors are as large as the source's"
+
+
+class FlattenSpaceError(FlattenRefusedError):
+    code = "BS1110"
+    default_remedy = "choose a larger target, or shrink filesystems and volumes on the source"
+
+
+class FlattenTableError(FlattenRefusedError):
+    code = "BS1111"
+    default_remedy = "use a GUID partition table: --table gpt"
+
+
+class FlattenChangedError(FlattenRefusedError):
+    """The volumes are no longer those that the target's partitions were made for."""
+
+    code = "BS1112"
+    default_remedy = "begin anew with --replace: the target's partitions are made again, and everything is sent"
+
+
+class FlattenNothingError(FlattenRefusedError):
+    code = "BS1113"
+    default_remedy = "there is nothing to flatten: send the disk as it is"
+
+
+class GuestFileError(FlattenError):
+    code = "BS1120"
+    default_remedy = "look at the file on the source; blocksync flatten --repair TARGET repeats the repair"
+
+
+class GuestPathError(FlattenError):
+    code = "BS1121"
+    default_remedy = "look at that path on the source: it leads nowhere inside the system, or to no ordinary file"
+
+
+class GuestMountError(FlattenError):
+    code = "BS1122"
+    default_remedy = (
+        "run as root on a kernel that knows this filesystem; blocksync flatten --repair TARGET repeats it"
+    )
+
+
+class BootLoaderError(FlattenError):
+    code = "BS1123"
+    default_remedy = (
+        "install GRUB's tools on this machine: apt-get install grub-pc-bin grub-efi-amd64-bin grub-common"
+    )
+
+
+class BootTestError(FlattenError):
+    code = "BS1124"
+    default_remedy = "install QEMU on this machine: apt-get install qemu-system-x86 ovmf"
+
+
+class BootFailedError(FlattenError):
+    code = "BS1125"
+    default_remedy = "look at the console log and the screenshot"
 
 
 class TrustError(BlocksyncError):

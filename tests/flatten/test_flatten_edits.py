@@ -1,0 +1,131 @@
+"""Edits of whole systems against files written by hand; editing twice changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flatten_trees import SYSTEMS, alias, alias_map, contents, copied, guest
+
+from blocksync.errors import FlattenError, GuestFileError
+from blocksync.flatten.aliases import AliasMap, mapper_name, unit_name
+from blocksync.flatten.arguments import edit_arguments
+from blocksync.flatten.changes import apply_changes, diff, find_changes
+from blocksync.flatten.grubfiles import edit_environment
+from blocksync.flatten.rules import RULES
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_each_system_is_edited_as_written_by_hand(system: str, tmp_path: Path) -> None:
+    tree = copied(system, "before", tmp_path / "root")
+    aliases = alias_map(system)
+    apply_changes(guest(tree), find_changes(guest(tree), aliases), {})
+    assert contents(tree) == contents(copied(system, "after", tmp_path / "expected"))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_editing_twice_changes_nothing(system: str, tmp_path: Path) -> None:
+    tree = copied(system, "after", tmp_path / "root")
+    assert find_changes(guest(tree), alias_map(system)) == []
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_originals_are_kept_and_a_later_repair_leaves_them(system: str, tmp_path: Path) -> None:
+    tree = copied(system, "before", tmp_path / "root")
+    before = contents(tree)
+    apply_changes(guest(tree), find_changes(guest(tree), alias_map(system)), {})
+    kept = tree / "etc/blocksync-flatten/original"
+    after = contents(tree)
+    for path, content in contents(kept).items():
+        assert content == before[path]
+    changed = {path for path in before if after.get(path) != before[path] and isinstance(before[path], bytes)}
+    assert changed == set(contents(kept))
+    (tree / "etc/fstab").write_text("/dev/mapper/gone-root / ext4 defaults 0 1\n")
+    apply_changes(guest(tree), find_changes(guest(tree), alias_map(system)), {})
+    assert (kept / "etc/fstab").read_bytes() == before["etc/fstab"]
+
+
+def test_a_dry_run_shows_what_would_change_and_changes_nothing(tmp_path: Path) -> None:
+    tree = copied("el9", "before", tmp_path / "root")
+    before = contents(tree)
+    text = diff(find_changes(guest(tree), alias_map("el9")))
+    assert contents(tree) == before
+    assert "-/dev/mapper/almalinux-root /" in text
+    assert "+UUID=0a1b2c3d-0000-4000-8000-000000000021 /" in text
+    assert "- /etc/systemd/system/swap.target.wants/dev-almalinux-swap.swap -> ../dev-almalinux-swap.swap" in text
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in RULES])
+def test_a_rule_that_is_left_out_leaves_its_files(rule: str, tmp_path: Path) -> None:
+    left = 0
+    for system in SYSTEMS:
+        tree = copied(system, "before", tmp_path / system)
+        all_changes = find_changes(guest(tree), alias_map(system))
+        fewer = find_changes(guest(tree), alias_map(system), skip=frozenset({rule}))
+        left += sum(change.rule == rule for change in all_changes)
+        assert not any(change.rule == rule for change in fewer)
+    assert left or rule == "default-grub-parts"
+
+
+def test_names_are_matched_whole() -> None:
+    aliases = AliasMap([alias("vg", "root", 1, 1, "ext4")], "gpt")
+    for other in (
+        "/dev/vg/root2",
+        "/dev/vg/root-old",
+        "/dev/mapper/vg-root.bak",
+        "/srv/dev/vg/root",
+        "/dev/vg/root_x",
+    ):
+        assert aliases.replace_paths(f"a {other} b") == f"a {other} b"
+    assert aliases.replace_paths("x=/dev/vg/root,y") == "x=/dev/disk/by-uuid/0a1b2c3d-0000-4000-8000-000000000001,y"
+
+
+def test_a_name_that_means_two_volumes_is_refused() -> None:
+    with pytest.raises(FlattenError):
+        AliasMap([alias("vg", "root", 1, 1, "ext4"), alias("vg", "root", 2, 2, "ext4")], "gpt")
+
+
+def test_names_as_the_device_mapper_and_systemd_write_them() -> None:
+    # As dmsetup and systemd-escape --path show them.
+    assert mapper_name("web-01-vg", "lv-root") == "web--01--vg-lv--root"
+    assert unit_name("/dev/mapper/vg-swap_1") == "dev-mapper-vg\\x2dswap_1"
+    assert unit_name("/dev/disk/by-uuid/ab-cd") == "dev-disk-by\\x2duuid-ab\\x2dcd"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "rd.lvm=0"),
+        ("quiet", "quiet rd.lvm=0"),
+        ("rd.lvm.lv=vg/root", "rd.lvm=0"),
+        ("rd.lvm.lv=vg/root quiet", "quiet rd.lvm=0"),
+        ("  quiet   rd.lvm.vg=vg  splash ", "  quiet  splash rd.lvm=0 "),
+        ("rd.lvm=1 rd.lvm=0 rd.lvm=0", "rd.lvm=0"),
+        (
+            'dyndbg="file a +p" root="/dev/vg/root"',
+            f'dyndbg="file a +p" root="UUID={"0a1b2c3d-0000-4000-8000-000000000001"}" rd.lvm=0',
+        ),
+        (
+            "cryptdevice=/dev/vg/root:x",
+            "cryptdevice=/dev/disk/by-uuid/0a1b2c3d-0000-4000-8000-000000000001:x rd.lvm=0",
+        ),
+        ("rd.lvm.lvx=1 xrd.lvm.lv=a", "rd.lvm.lvx=1 xrd.lvm.lv=a rd.lvm=0"),
+    ],
+)
+def test_command_lines_word_by_word(before: str, after: str) -> None:
+    aliases = AliasMap([alias("vg", "root", 1, 1, "ext4")], "gpt")
+    assert edit_arguments(before, aliases, no_lvm=True) == after
+    assert edit_arguments(after, aliases, no_lvm=True) == after
+
+
+def test_an_environment_block_keeps_its_length_or_is_refused() -> None:
+    aliases = AliasMap([alias("vg", "root", 1, 1, "ext4")], "gpt")
+    text = "# GRUB Environment Block\nkernelopts=root=/dev/vg/root\n"
+    edited = edit_environment(text.ljust(1024, "#"), aliases, dracut=True)
+    assert len(edited) == 1024
+    assert "kernelopts=root=UUID=0a1b2c3d-0000-4000-8000-000000000001 rd.lvm=0\n" in edited
+    full = text + "filler=" + "x" * (1024 - len(text) - 8) + "\n"
+    with pytest.raises(GuestFileError, match="1024"):
+        edit_environment(full, aliases, dracut=True)
+    with pytest.raises(GuestFileError):
+        edit_environment("no block", aliases, dracut=True)
