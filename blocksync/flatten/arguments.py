@@ -1,8 +1,8 @@
 """A kernel's command line, wherever it is kept: word by word, everything else untouched.
 
-A word may hold quoted blanks (``dyndbg="file x +p"``) and shell expansions (``$([ -x … ] && … || :)``); such parts are carried
-along as they are. ``rd.lvm=0`` makes dracut's initramfs ignore the volumes that a host-only build has compiled in;
-without it the boot hangs in dracut-initqueue.
+A word may hold quoted blanks (``dyndbg="file x +p"``) and shell expansions (``$([ -x … ] && … || :)``); such parts
+are carried along as they are. ``rd.lvm=0`` makes dracut's initramfs ignore the volumes that a host-only build has
+compiled in; without it the boot hangs in dracut-initqueue.
 """
 
 from __future__ import annotations

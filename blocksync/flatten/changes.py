@@ -1,7 +1,7 @@
 """What the repair would change in a system's files: found out first, as a list; then done, or shown as a diff.
 
-Everything is data: the list is made by reading alone, so that a dry run and a repair cannot differ, and a file that must
-not be touched (binary, out of proportion, no ordinary file) stops the repair before the first write.
+Everything is data: the list is made by reading alone, so that a dry run and a repair cannot differ, and a file
+that must not be touched (binary, out of proportion, no ordinary file) stops the repair before the first write.
 """
 
 from __future__ import annotations

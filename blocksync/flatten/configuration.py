@@ -1,7 +1,7 @@
 """The files of a system that name its volumes: one function a kind, text in, text out.
 
-Each changes only what it must and keeps blanks, comments and order, so that a diff shows the migration and nothing else.
-Editing twice changes nothing. GRUB's own files are in :mod:`~blocksync.flatten.grubfiles`.
+Each changes only what it must and keeps blanks, comments and order, so that a diff shows the migration and nothing
+else. Editing twice changes nothing. GRUB's own files are in :mod:`~blocksync.flatten.grubfiles`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A system's files, as data of strangers: nothing in it can lead out of it.
 
-A :class:`Tree` is one filesystem and follows no symlinks at all. :class:`Guest` puts the filesystems of a system together and
-resolves paths itself, part by part, with the system's own root as the top: an absolute symlink, or ``..``, never
-leaves it, whatever the host has at that path. The same resolution serves mounted filesystems, debugfs and mtools.
+A :class:`Tree` is one filesystem and follows no symlinks at all. :class:`Guest` puts the filesystems of a system
+together and resolves paths itself, part by part, with the system's own root as the top: an absolute symlink, or
+``..``, never leaves it, whatever the host has at that path. The same resolution serves mounted filesystems,
+debugfs and mtools.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Tree(abc.ABC):
     def sync(self) -> None:
         """Make everything durable."""
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Release what it holds; may be called twice."""
 

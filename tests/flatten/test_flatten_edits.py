@@ -103,7 +103,7 @@ def test_names_as_the_device_mapper_and_systemd_write_them() -> None:
         ("rd.lvm=1 rd.lvm=0 rd.lvm=0", "rd.lvm=0"),
         (
             'dyndbg="file a +p" root="/dev/vg/root"',
-            f'dyndbg="file a +p" root="UUID={"0a1b2c3d-0000-4000-8000-000000000001"}" rd.lvm=0',
+            'dyndbg="file a +p" root="UUID=0a1b2c3d-0000-4000-8000-000000000001" rd.lvm=0',
         ),
         (
             "cryptdevice=/dev/vg/root:x",
