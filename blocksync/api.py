@@ -7,7 +7,6 @@ everything resumable. Errors are :class:`blocksync.errors.BlocksyncError`.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -306,6 +305,8 @@ def _reached(options: SendOptions | VerifyOptions) -> Iterator[Reach]:
 
 
 async def _in_thread(work: Callable[[Cancel], T]) -> T:
+    import asyncio
+
     cancel = Cancel()
     task = asyncio.ensure_future(asyncio.to_thread(work, cancel))
     try:

@@ -1,25 +1,27 @@
-"""The sender's side of the control port: a blocking face over an asynchronous HTTPS client.
+"""The sender's side of the control port: a pool of HTTPS connections for the few threads that ask.
 
-aiohttp is imported when a client is made, not before: it is a third of the command's start.
+Blocking, since those who ask have nothing else to do, and because an asynchronous client takes longer to import than
+a small pass takes to run (docs/PERFORMANCE.md).
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import errno
+import http
+import http.client
 import json
 import secrets
 import socket
 import ssl
 import threading
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
+from blocksync.control.connection import Connection
 from blocksync.control.diagnosis import key_is_refused
-from blocksync.control.loop import new_loop
 from blocksync.errors import BlocksyncError, IncompleteError, NetworkError, ProtocolError, TrustError, from_os_error
-from blocksync.geometry import DIGEST_BYTES, MAX_BLOCK_BYTES
+from blocksync.geometry import DIGEST_BYTES
 from blocksync.protocol.messages import (
     MAX_MESSAGE_BYTES,
     MAX_TEXT_CHARACTERS,
@@ -38,9 +40,6 @@ from blocksync.trust.identity import Identity
 from blocksync.trust.pairing import PairingReply, check_reply, make_request
 from blocksync.trust.tls import client_context, from_tls_error, peer_fingerprint
 
-if TYPE_CHECKING:
-    import aiohttp
-
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 15.0
 # Opening may wait for an older session's last sync; a commit for the last window and the new manifest.
@@ -49,9 +48,9 @@ COMMIT_SECONDS = 3600.0
 # A verify's next digests: the receiver reads a piece for each, from a disk that may be slow.
 VERIFY_SILENCE_SECONDS = 120.0
 MAX_SEGMENT_BYTES = 2 << 20
-MAX_SEGMENT_DIGESTS_BYTES = (1 << 32) * DIGEST_BYTES // MAX_BLOCK_BYTES * 16
-
-T = TypeVar("T")
+# Those of a disk of 1 PiB.
+MAX_SEGMENT_DIGESTS_BYTES = (4 << 20) * DIGEST_BYTES
+PART_BYTES = 64 << 10
 
 
 class HttpControl(ControlPort):
@@ -64,26 +63,15 @@ class HttpControl(ControlPort):
     """
 
     def __init__(self, host: str, port: int, identity: Identity, pin: bytes) -> None:
-        import aiohttp
-
-        self._aiohttp = aiohttp
         # Reentrant: a signal handler may abort on top of a call of its own thread.
         self._lock = threading.RLock()
-        self._waiting: set[Future[Any]] = set()
+        self._busy: set[Connection] = set()
+        self._idle: list[Connection] = []
         self._peer = f"{host}:{port}"
         self._address = (host, port)
         self._identity = identity
         self._pin = pin
-        self._base = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         self._context = client_context(identity, pin=pin)
-        self._loop = new_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="control-client", daemon=True)
-        self._thread.start()
-        self._session: aiohttp.ClientSession = self._wait(self._make_session())
-
-    async def _make_session(self) -> aiohttp.ClientSession:
-        connector = self._aiohttp.TCPConnector(ssl=self._context, limit=8, keepalive_timeout=30)
-        return self._aiohttp.ClientSession(connector=connector, auto_decompress=False, trust_env=False)
 
     def open(self, request: OpenRequest) -> OpenAnswer:
         return OpenAnswer.from_json(self._json("POST", "/v1/sessions", request.to_json(), OPEN_SECONDS))
@@ -121,67 +109,43 @@ class HttpControl(ControlPort):
         return [str(name)[:MAX_TEXT_CHARACTERS] for name in slots]
 
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
-        answer = self._call(self._begin_verify(request))
-        try:
-            said = json.loads(answer.headers.get("X-Blocksync-Verify", ""))
-        except (ValueError, RecursionError) as error:
-            self._loop.call_soon_threadsafe(answer.close)
-            raise ProtocolError("the receiver's verify begins without an answer") from error
-        return VerifyAnswer.from_json(said), self._parts(answer)
+        with contextlib.ExitStack() as exits:
+            connection = exits.enter_context(self._connected())
+            answer = self._ask(connection, "POST", "/v1/verify", request.to_json(), VERIFY_SILENCE_SECONDS)
+            try:
+                said = json.loads(answer.getheader("X-Blocksync-Verify", ""))
+            except (ValueError, RecursionError) as error:
+                raise ProtocolError("the receiver's verify begins without an answer") from error
+            return VerifyAnswer.from_json(said), self._parts(connection, answer, exits.pop_all())
 
-    async def _begin_verify(self, request: VerifyRequest) -> aiohttp.ClientResponse:
-        timeout = self._aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=VERIFY_SILENCE_SECONDS
-        )
-        answer = await self._session.post(self._base + "/v1/verify", json=request.to_json(), timeout=timeout)
-        if answer.status != 200:
-            async with answer:
-                raise _refusal(await _bounded(answer, MAX_MESSAGE_BYTES))
-        return answer
-
-    def _parts(self, answer: aiohttp.ClientResponse) -> Iterator[bytes]:
-        try:
-            while part := self._call(answer.content.readany()):
+    def _parts(
+        self, connection: Connection, answer: http.client.HTTPResponse, exits: contextlib.ExitStack
+    ) -> Iterator[bytes]:
+        # What is left of an answer nobody reads to its end is not waited for: the connection is closed.
+        with exits:
+            while True:
+                connection.grant(VERIFY_SILENCE_SECONDS)
+                part = answer.read1(PART_BYTES)
+                if not part:
+                    connection.rest(answer)
+                    return
                 yield part
-        finally:
-            self._loop.call_soon_threadsafe(answer.close)
 
     def abort(self) -> None:
         with self._lock:
-            waiting = tuple(self._waiting)
-        for future in waiting:
-            future.cancel()
+            busy = tuple(self._busy)
+        for connection in busy:
+            connection.abort()
 
     def close(self) -> None:
         """Close all connections; may be called twice."""
-        if self._thread.is_alive():
-            self._wait(self._session.close())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+        self.abort()
 
     # -- inside -----------------------------------------------------------------------------------------------
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        return future.result()
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for an answer; :meth:`abort` ends the waiting."""
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        with self._lock:
-            self._waiting.add(future)
-        try:
-            return future.result()
-        except CancelledError:
-            raise IncompleteError("the request was given up") from None
-        except BlocksyncError:
-            raise
-        except Exception as error:
-            raise self._mapped(error) from error
-        finally:
-            with self._lock:
-                self._waiting.discard(future)
 
     def _json(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> object:
         raw = self._bytes(method, path, body, seconds, MAX_MESSAGE_BYTES)
@@ -191,43 +155,85 @@ class HttpControl(ControlPort):
             raise ProtocolError("the receiver's answer is no JSON") from error
 
     def _bytes(self, method: str, path: str, body: dict[str, Any] | None, seconds: float, most: int) -> bytes:
-        return self._call(self._request(method, path, body, seconds, most))
+        with self._connected() as connection:
+            answer = self._ask(connection, method, path, body, seconds)
+            return _whole(connection, answer, most)
 
-    async def _request(
-        self, method: str, path: str, body: dict[str, Any] | None, seconds: float, most: int
-    ) -> bytes:
-        timeout = self._aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
-        async with self._session.request(method, self._base + path, json=body, timeout=timeout) as answer:
-            raw = await _bounded(answer, most if answer.status == 200 else MAX_MESSAGE_BYTES)
-            if answer.status != 200:
-                raise _refusal(raw)
-            return raw
+    def _ask(
+        self, connection: Connection, method: str, path: str, body: dict[str, Any] | None, seconds: float
+    ) -> http.client.HTTPResponse:
+        answer = connection.ask(method, path, None if body is None else json.dumps(body).encode(), seconds)
+        if answer.status != http.HTTPStatus.OK:
+            raise _refusal(_whole(connection, answer, MAX_MESSAGE_BYTES))
+        return answer
 
-    def _mapped(self, error: BaseException) -> BlocksyncError:
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """A connection for one call, which :meth:`abort` ends; kept for the next one where it came to its end."""
+        connection = self._take()
+        try:
+            if not connection.usable():
+                connection.open(CONNECT_SECONDS)
+            yield connection
+        except (OSError, http.client.HTTPException) as error:
+            if connection.given_up:
+                raise IncompleteError("the request was given up") from None
+            raise self._mapped(error) from error
+        finally:
+            with self._lock:
+                self._busy.discard(connection)
+                keep = connection.usable()
+                if keep:
+                    self._idle.append(connection)
+            if not keep:
+                connection.close()
+
+    def _take(self) -> Connection:
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+            if connection is not None and not connection.usable():
+                connection.close()
+                connection = None
+            if connection is None:
+                connection = Connection(*self._address, self._context)
+            self._busy.add(connection)
+            return connection
+
+    def _mapped(self, error: Exception) -> BlocksyncError:
         doing = f"the control port {self._peer} cannot be reached"
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, BlocksyncError):
-                return cause
-            if isinstance(cause, ssl.SSLError):
-                return from_tls_error(cause, doing)
-            cause = cause.__cause__ or cause.__context__
-        if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            return from_tls_error(error, doing)
+        if isinstance(error, TimeoutError):
             return NetworkError(f"the control port {self._peer} did not answer in time")
-        if self._dropped(error) and key_is_refused(*self._address, self._identity, self._pin):
+        if _dropped(error) and key_is_refused(*self._address, self._identity, self._pin):
             return TrustError(
                 f"the receiver at {self._peer} does not accept this machine's key",
                 remedy="pair again with a fresh code from blocksync recv; blocksync peers lists there who may send",
             )
+        if isinstance(error, http.client.HTTPException) and not isinstance(
+            error, OSError | http.client.IncompleteRead
+        ):
+            return ProtocolError(f"what answers at {self._peer} does not speak HTTP: {type(error).__name__}")
         if isinstance(error, OSError):
             return from_os_error(error, NetworkError, doing)
-        return NetworkError(f"{doing}: {type(error).__name__}: {str(error)[:200]}")
+        return NetworkError(f"{doing}: the answer broke off")
 
-    def _dropped(self, error: BaseException) -> bool:
-        """Whether the other end closed or reset the connection, instead of never being there."""
-        if isinstance(error, self._aiohttp.ServerDisconnectedError):
-            return True
-        return isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED)
+
+def _dropped(error: Exception) -> bool:
+    """Whether the other end closed or reset the connection, instead of never being there."""
+    if isinstance(error, ssl.SSLEOFError | http.client.RemoteDisconnected | http.client.IncompleteRead):
+        return True
+    return isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED)
+
+
+def _whole(connection: Connection, answer: http.client.HTTPResponse, most: int) -> bytes:
+    body = bytearray()
+    while part := answer.read1(PART_BYTES):
+        body += part
+        if len(body) > most:
+            raise ProtocolError(f"the receiver's answer is longer than {most} bytes")
+    connection.rest(answer)
+    return bytes(body)
 
 
 def pair(host: str, port: int, code: PairingCode, identity: Identity, *, name: str) -> tuple[bytes, str]:
@@ -266,8 +272,6 @@ def pair(host: str, port: int, code: PairingCode, identity: Identity, *, name: s
 
 def _post(secure: ssl.SSLSocket, host: str, body: dict[str, object]) -> object:
     """One POST over a connection whose peer was just proven: http.client takes the socket as it is."""
-    import http.client
-
     connection = http.client.HTTPConnection(host)
     connection.sock = secure
     try:
@@ -292,12 +296,3 @@ def _refusal(raw: bytes) -> BlocksyncError:
     if not isinstance(said, dict):
         return ProtocolError("the control port answers, but not as blocksync does")
     return error_by_code(said.get("code"), said.get("message"), said.get("remedy"))
-
-
-async def _bounded(answer: aiohttp.ClientResponse, most: int) -> bytes:
-    body = bytearray()
-    async for part in answer.content.iter_chunked(64 << 10):
-        body += part
-        if len(body) > most:
-            raise ProtocolError(f"the receiver's answer is longer than {most} bytes")
-    return bytes(body)

@@ -14,6 +14,7 @@ from cli_processes import command, environment, fails
 from blocksync import __version__
 from blocksync.cli import main
 from blocksync.cli.program import COMMANDS
+from blocksync.kernels import IMPLEMENTATION
 
 HEAVY = (
     "aiohttp",
@@ -140,3 +141,15 @@ def test_it_can_be_called_from_a_thread_and_leaves_no_trace(
     assert codes == [0, 0]
     assert capsys.readouterr().out == "no slot holds anything yet\n" * 2
     assert (threading.excepthook, sys.unraisablehook, signal.getsignal(signal.SIGTERM)) == hooks
+
+
+def test_a_pass_loads_neither_the_event_loop_nor_what_makes_keys() -> None:
+    """They would take longer to import than a small pass takes to run."""
+    modules = "blocksync.engine.reach, blocksync.engine.sender, blocksync.sources"
+    heavy = tuple(name for name in HEAVY if not name.startswith("blocksync"))
+    script = f"import sys, {modules}; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment()
+    )
+    loaded = done.stdout.strip().replace("'blake3'", "") if IMPLEMENTATION == "python" else done.stdout.strip()
+    assert loaded == "[]"
