@@ -1,8 +1,9 @@
 """Partition tables: what both formats have in common, and which of them a disk has.
 
 The rule is the kernel's: a GUID partition table counts where the master boot record announces one by an entry of
-type 0xEE; otherwise the master boot record itself is the table. See :mod:`~blocksync.volumes.gpt` and
-:mod:`~blocksync.volumes.mbr` for the formats.
+type 0xEE; otherwise the master boot record itself is the table. Where neither is there, a GPT that nothing
+announces is given with ``announced`` False: the kernel overlooks it, and it may be a leftover.
+See :mod:`~blocksync.volumes.gpt` and :mod:`~blocksync.volumes.mbr` for the formats.
 """
 
 from __future__ import annotations
@@ -38,8 +39,7 @@ def read_partitions(reader: Reader, *, sector_bytes: int | None = None) -> Parti
     if table is None or not table.partitions:
         for size in sizes:
             if gpt.has_signature(reader, size):
-                found = gpt.read(reader, size)
-                return found.with_note("no protective master boot record announces this table")
+                return gpt.read(reader, size).unannounced()
     return table
 
 

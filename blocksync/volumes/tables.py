@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from blocksync.errors import LayoutDamagedError
@@ -49,6 +49,8 @@ class PartitionTable:
         identity: the disk's GUID, or the eight hex digits of a master boot record.
         partitions: in the order of their numbers.
         reserved: byte ranges ``(offset, length)`` that hold the table itself, wherever its copies lie.
+        announced: False for a GPT that no master boot record points at: the kernel would not use it, and it may be
+            left over from an earlier use of the disk.
         notes: what was odd, yet could be read around.
     """
 
@@ -57,10 +59,12 @@ class PartitionTable:
     identity: str
     partitions: tuple[Partition, ...]
     reserved: tuple[tuple[int, int], ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    announced: bool = True
+    notes: tuple[str, ...] = ()
 
-    def with_note(self, note: str) -> PartitionTable:
-        return replace(self, notes=(*self.notes, note))
+    def unannounced(self) -> PartitionTable:
+        note = "no protective master boot record announces this table"
+        return replace(self, announced=False, notes=(*self.notes, note))
 
 
 def refuse_overlap(partitions: list[Partition]) -> None:

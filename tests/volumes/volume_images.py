@@ -13,8 +13,14 @@ import pytest
 
 
 def run(*command: str | Path, text: str | None = None, environment: dict[str, str] | None = None) -> str:
-    """Run a tool; its output, or a failed test that shows what it said. A tool that is missing skips the test."""
+    """Run a tool; its output, or a failed test that shows what it said.
+
+    A tool that is missing skips the test, except in CI, where that would hide a missing part.
+    """
     if shutil.which(str(command[0])) is None:
+        assert os.environ.get("BLOCKSYNC_REQUIRE_NATIVE") != "1", (
+            f"{command[0]} is missing: scripts/system-packages"
+        )
         pytest.skip(f"{command[0]} is not installed")
     done = subprocess.run(
         [str(part) for part in command],
