@@ -1,0 +1,498 @@
+"""From the layout of some disks to the layout of one with standard partitions. Pure: nothing is read or written here.
+
+What a plan holds follows from the disks alone (identities too, they are derived and not drawn), so that the next pass
+makes the same plan and finds the partitions it made. Partitions that are none of LVM's are kept, with their numbers
+where the new table allows; each logical volume becomes one partition, in the numbers that are free.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from blocksync.errors import (
+    FlattenCacheError,
+    FlattenEncryptedError,
+    FlattenExportedError,
+    FlattenMissingError,
+    FlattenMotionError,
+    FlattenNothingError,
+    FlattenRefusedError,
+    FlattenSectorError,
+    FlattenSpaceError,
+    FlattenTableError,
+    FlattenUnsyncedError,
+    FlattenVdoError,
+    UsageError,
+)
+from blocksync.flatten.aliases import Alias, AliasMap, volume_alias
+from blocksync.flatten.table import ALIGNMENT_BYTES, GPT_ENTRIES, MBR_MOST_PARTITIONS, Slice, table_tail_bytes
+from blocksync.volumes.layout import Disk, Filesystem, Group, Layout, Partition, Volume
+
+ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+BIOS_BOOT_TYPE = "21686148-6449-6e6f-744e-656564454649"
+LINUX_TYPE = "0fc63daf-8483-4772-8e79-3d69d8477de4"
+SWAP_TYPE = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"
+_MBR_TYPES = {ESP_TYPE: "0xef", LINUX_TYPE: "0x83", SWAP_TYPE: "0x82"}
+_GPT_TYPES = {"0xef": ESP_TYPE, "0x82": SWAP_TYPE, "0x07": "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"}
+_NAMES = uuid.UUID("0f3a3c1e-5d0e-5c8e-9a53-6a1c1f7b2d10")  # of ours: identities are derived in it
+_MBR_REACH_BYTES = (1 << 32) - 1
+_SWAPS = frozenset({"swap", "swsuspend"})
+_HIDDEN_WORK = frozenset({"pvmove"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the user asks of a plan.
+
+    Args:
+        table: ``gpt``, ``mbr``, or empty: as the first disk has it, as long as that can describe the result.
+        grow: bytes of the partition of a volume, by ``VG/LV`` or ``LV``; at least the volume's size.
+        encrypted: volumes with LUKS that may move as they are, by ``VG/LV``.
+        names: what the system calls each disk (``("/dev/sda",)``), in their order; guessed where there are none.
+    """
+
+    table: str = ""
+    grow: Mapping[str, int] = field(default_factory=dict)
+    encrypted: frozenset[str] = frozenset()
+    names: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """Content that is copied raw.
+
+    Args:
+        disk: index of a source disk; None for a logical volume.
+        partition: its number; 0 for the whole disk.
+        group, volume: of LVM.
+        size: bytes.
+        to: number of the partition it goes to.
+        filesystem: its kind, empty where none was recognised.
+        uuid, label: of the filesystem.
+    """
+
+    to: int
+    size: int
+    disk: int | None = None
+    partition: int = 0
+    group: str = ""
+    volume: str = ""
+    filesystem: str = ""
+    uuid: str = ""
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        if self.volume:
+            return f"{self.group}/{self.volume}"
+        return f"disk {(self.disk or 0) + 1}" + (f" partition {self.partition}" if self.partition else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A target to be.
+
+    Args:
+        table: ``gpt`` or ``mbr``.
+        identity: of the table.
+        size: bytes that the target must have at least.
+        firmware: ``bios``, ``uefi`` or ``both``: what the source was made to boot with.
+        slices: the partitions, by their numbers.
+        copies: what goes where.
+        aliases: names and what replaces them.
+        grown: numbers of the partitions that are larger than what they hold by wish.
+        notes: what the reader should know.
+    """
+
+    table: str
+    identity: str
+    sector_bytes: int
+    size: int
+    firmware: str
+    slices: tuple[Slice, ...]
+    copies: tuple[Copy, ...]
+    aliases: tuple[Alias, ...]
+    grown: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def alias_map(self) -> AliasMap:
+        return AliasMap(self.aliases, self.table)
+
+    def slice(self, number: int) -> Slice:
+        return next(part for part in self.slices if part.number == number)
+
+
+def make_plan(layout: Layout, wishes: Wishes | None = None, *, target_bytes: int | None = None,
+              target_sector_bytes: int = 512) -> Plan:
+    """Plan the target.
+
+    Args:
+        target_bytes: its size where it exists already.
+
+    Raises:
+        FlattenRefusedError: and its kinds; nothing was written.
+        UsageError: a wish names what is not there.
+    """
+    wanted = wishes or Wishes()
+    refused = refusals(layout, wanted, target_sector_bytes)
+    if refused:
+        raise refused[0]
+    return _Planning(layout, wanted, target_bytes, target_sector_bytes).plan()
+
+
+def refusals(layout: Layout, wishes: Wishes, target_sector_bytes: int = 512) -> list[FlattenRefusedError]:
+    """Each reason why these disks are not flattened."""
+    if not layout.groups:
+        why = "; ".join(note for note in (*layout.notes, *(n for disk in layout.disks for n in disk.notes)))
+        return [FlattenNothingError("the disks hold no volume group" + (f" ({why})" if why else ""))]
+    found: list[FlattenRefusedError] = []
+    for group in layout.groups:
+        found += _group_refusals(group, wishes)
+    for disk in layout.disks:
+        if disk.sector_bytes != target_sector_bytes:
+            found.append(
+                FlattenSectorError(
+                    f"{disk.name} counts in sectors of {disk.sector_bytes} bytes, the target in {target_sector_bytes}"
+                )
+            )
+    return found
+
+
+def _group_refusals(group: Group, wishes: Wishes) -> Iterator[FlattenRefusedError]:
+    if group.exported:
+        yield FlattenExportedError(f"the volume group {group.name} is exported")
+        return
+    if not group.complete:
+        lost = [physical.uuid for physical in group.physicals if physical.disk is None]
+        yield FlattenMissingError(f"the volume group {group.name} lacks its physical volume {', '.join(lost)}")
+        return
+    for volume in group.volumes:
+        refused = _volume_refusal(volume, wishes)
+        if refused is not None:
+            yield refused
+
+
+def _volume_refusal(volume: Volume, wishes: Wishes) -> FlattenRefusedError | None:
+    what = f"the logical volume {volume.path}"
+    kind = volume.type
+    if kind in ("cache", "writecache"):
+        return FlattenCacheError(f"{what} has a cache that may hold data which is not on the volume yet")
+    if kind in ("vdo", "vdo-pool"):
+        return FlattenVdoError(f"{what} lies on VDO")
+    if volume.name.startswith("pvmove"):
+        return FlattenMotionError(f"pvmove is running in the volume group {volume.group}")
+    if not volume.visible or not _is_flattened(volume):
+        return None
+    if volume.code == "BS1005":
+        mirrored = kind.startswith("raid") or kind == "mirror"
+        moving = "motion" in volume.refusal or "merged" in volume.refusal or "reshape" in volume.refusal
+        refused = FlattenUnsyncedError if mirrored and not moving else FlattenMotionError
+        return refused(f"{what}: {volume.refusal}")
+    if volume.refusal:
+        return FlattenRefusedError(f"{what} cannot be read: {volume.refusal}")
+    if volume.filesystem is not None and volume.filesystem.kind == "luks" and volume.path not in wishes.encrypted:
+        return FlattenEncryptedError(
+            f"{what} is encrypted",
+            remedy=f"if the encrypted content may move as it is, say so by name: --encrypted {volume.path}",
+        )
+    return None
+
+
+def _is_flattened(volume: Volume) -> bool:
+    return volume.visible and not volume.origin and volume.type not in ("snapshot", "thin-pool", "cache-pool")
+
+
+class _Planning:
+    """One plan in the making."""
+
+    def __init__(self, layout: Layout, wishes: Wishes, target_bytes: int | None, sector_bytes: int) -> None:
+        self.layout = layout
+        self.wishes = wishes
+        self.target_bytes = target_bytes
+        self.sector_bytes = sector_bytes
+        self.notes: list[str] = []
+        self.volumes = [volume for group in layout.groups for volume in group.volumes if _is_flattened(volume)]
+        self.skipped = [
+            volume for group in layout.groups for volume in group.volumes if volume.visible and not _is_flattened(volume)
+        ]
+        self.kept = list(_kept(layout))
+        self.grow = self._grow()
+        # Whatever identifies the source: the same disks give the same identities.
+        self.seed = "/".join([*(disk.identity for disk in layout.disks), *(group.uuid for group in layout.groups)])
+
+    def plan(self) -> Plan:
+        if not self.volumes:
+            raise FlattenNothingError("the disks hold no logical volume that can become a partition")
+        self.notes += [f"{volume.path} is a snapshot or a pool: it is left behind" for volume in self.skipped]
+        firmware = self._firmware()
+        table = self._table(firmware)
+        numbers = self._numbers(table)
+        slices, copies, aliases, grown = [], [], [], []
+        at = ALIGNMENT_BYTES
+        identity = self._identity(table)
+        bios_boot = table == "gpt" and firmware != "uefi"
+        if bios_boot and not any(part.type_id == BIOS_BOOT_TYPE for _, part in self.kept):
+            number = self._free(numbers.values(), table)
+            slices.append(self._slice(number, at, ALIGNMENT_BYTES, BIOS_BOOT_TYPE, "bios_grub"))
+            at += ALIGNMENT_BYTES
+        for key, number in numbers.items():
+            size, kind, name, copy, alias = self._content(key, number, table, identity)
+            room = max(_aligned(size), _aligned(self.grow.get(copy.name if copy else "", 0)))
+            if copy is not None and copy.name in self.grow and room > _aligned(size):
+                grown.append(number)
+            old = self._old(key) if self._old(key) is not None else None
+            slices.append(self._slice(number, at, room, kind, name, old, table))
+            at += room
+            copies += [copy] if copy is not None else []
+            aliases += [alias] if alias is not None else []
+        size = _aligned(at + table_tail_bytes(table, self.sector_bytes))
+        self._check(table, slices, at, size)
+        return Plan(
+            table=table,
+            identity=identity,
+            sector_bytes=self.sector_bytes,
+            size=size,
+            firmware=firmware,
+            slices=tuple(sorted(slices, key=lambda part: part.number)),
+            copies=tuple(copies),
+            aliases=tuple(aliases),
+            grown=tuple(grown),
+            notes=tuple(self.notes),
+        )
+
+    # -- parts ------------------------------------------------------------------------------------------------
+
+    def _grow(self) -> dict[str, int]:
+        grown: dict[str, int] = {}
+        for name, size in self.wishes.grow.items():
+            found = [volume for volume in self.volumes if name in (volume.name, volume.path)]
+            if len(found) != 1:
+                there = ", ".join(volume.path for volume in self.volumes)
+                raise UsageError(f"--grow {name} names {'several volumes' if found else 'no volume'}: {there}")
+            if size < found[0].size:
+                raise UsageError(f"--grow {name}: the volume has {found[0].size} bytes, and partitions do not shrink")
+            grown[found[0].path] = size
+        for name in self.wishes.encrypted:
+            if not any(volume.path == name for volume in self.volumes):
+                raise UsageError(f"--encrypted {name} names no volume", remedy="name it as VG/LV")
+        return grown
+
+    def _firmware(self) -> str:
+        types = [part.type_id for _, part in self.kept]
+        uefi = ESP_TYPE in types or "0xef" in types
+        bios = BIOS_BOOT_TYPE in types or any(disk.table == "mbr" for disk in self.layout.disks[:1])
+        if uefi:
+            return "both" if BIOS_BOOT_TYPE in types else "uefi"
+        if not bios:
+            self.notes.append("the first disk shows no way to boot: it is prepared for a BIOS")
+        return "bios"
+
+    def _table(self, firmware: str) -> str:
+        first = self.layout.disks[0].table
+        wanted = self.wishes.table or first or "gpt"
+        if wanted == "gpt":
+            if first == "mbr":
+                self.notes.append("the target gets a GUID partition table instead of a master boot record")
+            return "gpt"
+        partitions = len(self.volumes) + sum(part.type_id != BIOS_BOOT_TYPE for _, part in self.kept)
+        total = sum(_aligned(volume.size) for volume in self.volumes) + sum(part.size for _, part in self.kept)
+        total += sum(max(0, size) for size in self.grow.values())
+        if partitions <= MBR_MOST_PARTITIONS and total < _MBR_REACH_BYTES * self.sector_bytes:
+            return "mbr"
+        why = f"{partitions} partitions" if partitions > MBR_MOST_PARTITIONS else "2 TiB"
+        if self.wishes.table == "mbr":
+            raise FlattenTableError(f"a master boot record holds 4 partitions below 2 TiB, and this needs {why}")
+        self.notes.append(f"the target gets a GUID partition table: a master boot record cannot hold {why}")
+        return "gpt"
+
+    def _numbers(self, table: str) -> dict[tuple[int, int] | str, int]:
+        """The number of each partition to be, by what goes there; kept ones first."""
+        most = GPT_ENTRIES if table == "gpt" else MBR_MOST_PARTITIONS
+        kept = [(disk, part) for disk, part in self.kept if table == "gpt" or part.type_id != BIOS_BOOT_TYPE]
+        taken: dict[tuple[int, int] | str, int] = {}
+        for disk, part in kept:
+            if disk == 0 and 1 <= part.number <= min(most, 128) and part.number not in taken.values():
+                taken[disk, part.number] = part.number
+        for disk, part in kept:
+            if (disk, part.number) not in taken:
+                taken[disk, part.number] = self._free(taken.values(), table)
+        for volume in self.volumes:
+            taken[volume.path] = self._free(taken.values(), table)
+        return taken
+
+    def _free(self, taken: object, table: str) -> int:
+        used = set(taken)  # type: ignore[call-overload]
+        most = GPT_ENTRIES if table == "gpt" else MBR_MOST_PARTITIONS
+        number = next((number for number in range(1, most + 1) if number not in used), 0)
+        if not number:
+            raise FlattenTableError(f"there are more than {most} partitions")
+        return number
+
+    def _identity(self, table: str) -> str:
+        first = self.layout.disks[0]
+        if first.table == table and first.identity:
+            return first.identity
+        derived = uuid.uuid5(_NAMES, self.seed)
+        return str(derived) if table == "gpt" else f"{derived.time_low or 1:08x}"
+
+    def _old(self, key: tuple[int, int] | str) -> Partition | None:
+        if isinstance(key, str):
+            return None
+        return next(part for disk, part in self.kept if (disk, part.number) == key)
+
+    def _slice(
+        self, number: int, at: int, size: int, kind: str, name: str, old: Partition | None = None, table: str = "gpt"
+    ) -> Slice:
+        same = old is not None and table == "gpt" and len(old.uuid) == 36
+        return Slice(
+            number=number,
+            offset=at,
+            size=size,
+            type_id=kind,
+            uuid=old.uuid if same and old is not None else str(uuid.uuid5(_NAMES, f"{self.seed}#{number}{name}")),
+            name=name,
+            bootable=old.bootable if old is not None else False,
+            attributes=old.attributes if same and old is not None else 0,
+        )
+
+    def _content(
+        self, key: tuple[int, int] | str, number: int, table: str, identity: str
+    ) -> tuple[int, str, str, Copy | None, Alias | None]:
+        """Size, type, name, copy and alias of a partition to be."""
+        if isinstance(key, str):
+            return self._volume_content(key, number, table, identity)
+        part = self._old(key)
+        assert part is not None
+        disk = self.layout.disks[key[0]]
+        kind = _type_in(table, part.type_id, disk.table, part.filesystem)
+        if part.type_id == BIOS_BOOT_TYPE:
+            return part.size, kind, part.name, None, None
+        content = part.filesystem
+        copy = Copy(
+            to=number,
+            size=part.size,
+            disk=key[0],
+            partition=part.number,
+            filesystem=content.kind if content else "",
+            uuid=content.uuid if content else "",
+            label=content.label if content else "",
+        )
+        names = tuple(self._partition_names(key[0], part.number))
+        fresh = self._partuuid(table, identity, number, part.name, part)
+        if part.uuid and part.uuid != fresh:
+            names += (f"PARTUUID={part.uuid}", f"/dev/disk/by-partuuid/{part.uuid}")
+        alias = Alias(names=names, number=number, partuuid=fresh, uuid=copy.uuid, filesystem=_blkid(content))
+        return part.size, kind, part.name, copy, alias if names else None
+
+    def _volume_content(
+        self, path: str, number: int, table: str, identity: str
+    ) -> tuple[int, str, str, Copy | None, Alias | None]:
+        volume = next(volume for volume in self.volumes if volume.path == path)
+        group = next(group for group in self.layout.groups if volume in group.volumes)
+        content = volume.filesystem
+        kind = SWAP_TYPE if content is not None and content.kind in _SWAPS else LINUX_TYPE
+        name = f"{group.name}-{volume.name}"[:36]
+        copy = Copy(
+            to=number,
+            size=volume.size,
+            group=group.name,
+            volume=volume.name,
+            filesystem=content.kind if content else "",
+            uuid=content.uuid if content else "",
+            label=content.label if content else "",
+        )
+        alias = volume_alias(
+            group=group.name,
+            volume=volume.name,
+            group_uuid=group.uuid,
+            volume_uuid=volume.uuid,
+            number=number,
+            partuuid=self._partuuid(table, identity, number, name, None),
+            uuid=copy.uuid,
+            filesystem=_blkid(content),
+        )
+        return volume.size, _type_in(table, kind, "gpt", content), name, copy, alias
+
+    def _partuuid(self, table: str, identity: str, number: int, name: str, old: Partition | None) -> str:
+        if table == "mbr":
+            return f"{identity}-{number:02x}"
+        return self._slice(number, 0, 0, LINUX_TYPE, name, old, table).uuid
+
+    def _partition_names(self, disk: int, number: int) -> Iterator[str]:
+        names: Sequence[str]
+        if self.wishes.names:
+            names = self.wishes.names[disk] if disk < len(self.wishes.names) else ()
+        elif disk < 26:
+            letter = chr(ord("a") + disk)
+            names = tuple(f"/dev/{kind}{letter}" for kind in ("sd", "vd", "xvd", "hd")) + (f"/dev/nvme{disk}n1",)
+        else:
+            names = ()
+        for name in names:
+            if not number:
+                yield name
+            elif name.startswith("/dev/disk/"):
+                yield f"{name}-part{number}"
+            else:
+                yield f"{name}{'p' if name[-1:].isdigit() else ''}{number}"
+
+    def _check(self, table: str, slices: list[Slice], end: int, size: int) -> None:
+        uuids = [copy for copy in (alias_uuid for alias_uuid in _uuids(self.kept, self.volumes)) if copy]
+        twice = sorted({found for found in uuids if uuids.count(found) > 1})
+        if twice:
+            self.notes.append(f"several filesystems have the UUID {', '.join(twice)}: fstab cannot tell them apart")
+        if table == "mbr" and end > _MBR_REACH_BYTES * self.sector_bytes:
+            raise FlattenTableError("a master boot record reaches 2 TiB, and the partitions end beyond")
+        if self.target_bytes is not None and self.target_bytes < size:
+            raise FlattenSpaceError(f"the partitions need {size} bytes, and the target has {self.target_bytes}")
+        del slices
+
+
+def _uuids(kept: list[tuple[int, Partition]], volumes: list[Volume]) -> Iterator[str]:
+    for _, part in kept:
+        yield part.filesystem.uuid if part.filesystem else ""
+    for volume in volumes:
+        yield volume.filesystem.uuid if volume.filesystem else ""
+
+
+def _kept(layout: Layout) -> Iterator[tuple[int, Partition]]:
+    """Partitions that hold something and are none of LVM's; a whole disk with a filesystem counts as partition 0."""
+    for index, disk in enumerate(layout.disks):
+        for part in disk.partitions:
+            if not part.container and not part.physical:
+                yield index, part
+        if not disk.table and not disk.physical and disk.filesystem is not None:
+            yield index, _whole(disk)
+
+
+def _whole(disk: Disk) -> Partition:
+    return Partition(number=0, offset=0, size=disk.size, type_id="0x83", uuid="", filesystem=disk.filesystem)
+
+
+def _type_in(table: str, kind: str, table_of_kind: str, content: Filesystem | None) -> str:
+    """A partition's type, in the new table's terms."""
+    swap = content is not None and content.kind in _SWAPS
+    if table == "gpt":
+        if table_of_kind == "gpt":
+            return kind
+        return _GPT_TYPES.get(kind, SWAP_TYPE if swap else LINUX_TYPE)
+    if table_of_kind == "mbr":
+        return kind
+    return _MBR_TYPES.get(kind, "0x82" if swap else "0x83")
+
+
+def _blkid(content: Filesystem | None) -> str:
+    """A kind as fstab and blkid call it."""
+    if content is None:
+        return ""
+    if content.kind in _SWAPS:
+        return "swap"
+    if content.kind.startswith("fat"):
+        return "vfat"
+    return {"luks": "crypto_LUKS"}.get(content.kind, content.kind)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
