@@ -8,27 +8,19 @@ where the new table allows; each logical volume becomes one partition, in the nu
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from blocksync.errors import (
-    FlattenCacheError,
-    FlattenEncryptedError,
-    FlattenExportedError,
-    FlattenMissingError,
-    FlattenMotionError,
     FlattenNothingError,
-    FlattenRefusedError,
-    FlattenSectorError,
     FlattenSpaceError,
     FlattenTableError,
-    FlattenUnsyncedError,
-    FlattenVdoError,
     UsageError,
 )
 from blocksync.flatten.aliases import Alias, AliasMap, volume_alias
+from blocksync.flatten.refusals import Wishes, is_flattened, refusals
 from blocksync.flatten.table import ALIGNMENT_BYTES, GPT_ENTRIES, MBR_MOST_PARTITIONS, Slice, table_tail_bytes
-from blocksync.volumes.layout import Disk, Filesystem, Group, Layout, Partition, Volume
+from blocksync.volumes.layout import Disk, Filesystem, Layout, Partition, Volume
 
 ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 BIOS_BOOT_TYPE = "21686148-6449-6e6f-744e-656564454649"
@@ -39,24 +31,6 @@ _GPT_TYPES = {"0xef": ESP_TYPE, "0x82": SWAP_TYPE, "0x07": "ebd0a0a2-b9e5-4433-8
 _NAMES = uuid.UUID("0f3a3c1e-5d0e-5c8e-9a53-6a1c1f7b2d10")  # of ours: identities are derived in it
 _MBR_REACH_BYTES = (1 << 32) - 1
 _SWAPS = frozenset({"swap", "swsuspend"})
-_HIDDEN_WORK = frozenset({"pvmove"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What the user asks of a plan.
-
-    Args:
-        table: ``gpt``, ``mbr``, or empty: as the first disk has it, as long as that can describe the result.
-        grow: bytes of the partition of a volume, by ``VG/LV`` or ``LV``; at least the volume's size.
-        encrypted: volumes with LUKS that may move as they are, by ``VG/LV``.
-        names: what the system calls each disk (``("/dev/sda",)``), in their order; guessed where there are none.
-    """
-
-    table: str = ""
-    grow: Mapping[str, int] = field(default_factory=dict)
-    encrypted: frozenset[str] = frozenset()
-    names: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +99,9 @@ class Plan:
         return next(part for part in self.slices if part.number == number)
 
 
-def make_plan(layout: Layout, wishes: Wishes | None = None, *, target_bytes: int | None = None,
-              target_sector_bytes: int = 512) -> Plan:
+def make_plan(
+    layout: Layout, wishes: Wishes | None = None, *, target_bytes: int | None = None, target_sector_bytes: int = 512
+) -> Plan:
     """Plan the target.
 
     Args:
@@ -143,68 +118,6 @@ def make_plan(layout: Layout, wishes: Wishes | None = None, *, target_bytes: int
     return _Planning(layout, wanted, target_bytes, target_sector_bytes).plan()
 
 
-def refusals(layout: Layout, wishes: Wishes, target_sector_bytes: int = 512) -> list[FlattenRefusedError]:
-    """Each reason why these disks are not flattened."""
-    if not layout.groups:
-        why = "; ".join(note for note in (*layout.notes, *(n for disk in layout.disks for n in disk.notes)))
-        return [FlattenNothingError("the disks hold no volume group" + (f" ({why})" if why else ""))]
-    found: list[FlattenRefusedError] = []
-    for group in layout.groups:
-        found += _group_refusals(group, wishes)
-    for disk in layout.disks:
-        if disk.sector_bytes != target_sector_bytes:
-            found.append(
-                FlattenSectorError(
-                    f"{disk.name} counts in sectors of {disk.sector_bytes} bytes, the target in {target_sector_bytes}"
-                )
-            )
-    return found
-
-
-def _group_refusals(group: Group, wishes: Wishes) -> Iterator[FlattenRefusedError]:
-    if group.exported:
-        yield FlattenExportedError(f"the volume group {group.name} is exported")
-        return
-    if not group.complete:
-        lost = [physical.uuid for physical in group.physicals if physical.disk is None]
-        yield FlattenMissingError(f"the volume group {group.name} lacks its physical volume {', '.join(lost)}")
-        return
-    for volume in group.volumes:
-        refused = _volume_refusal(volume, wishes)
-        if refused is not None:
-            yield refused
-
-
-def _volume_refusal(volume: Volume, wishes: Wishes) -> FlattenRefusedError | None:
-    what = f"the logical volume {volume.path}"
-    kind = volume.type
-    if kind in ("cache", "writecache"):
-        return FlattenCacheError(f"{what} has a cache that may hold data which is not on the volume yet")
-    if kind in ("vdo", "vdo-pool"):
-        return FlattenVdoError(f"{what} lies on VDO")
-    if volume.name.startswith("pvmove"):
-        return FlattenMotionError(f"pvmove is running in the volume group {volume.group}")
-    if not volume.visible or not _is_flattened(volume):
-        return None
-    if volume.code == "BS1005":
-        mirrored = kind.startswith("raid") or kind == "mirror"
-        moving = "motion" in volume.refusal or "merged" in volume.refusal or "reshape" in volume.refusal
-        refused = FlattenUnsyncedError if mirrored and not moving else FlattenMotionError
-        return refused(f"{what}: {volume.refusal}")
-    if volume.refusal:
-        return FlattenRefusedError(f"{what} cannot be read: {volume.refusal}")
-    if volume.filesystem is not None and volume.filesystem.kind == "luks" and volume.path not in wishes.encrypted:
-        return FlattenEncryptedError(
-            f"{what} is encrypted",
-            remedy=f"if the encrypted content may move as it is, say so by name: --encrypted {volume.path}",
-        )
-    return None
-
-
-def _is_flattened(volume: Volume) -> bool:
-    return volume.visible and not volume.origin and volume.type not in ("snapshot", "thin-pool", "cache-pool")
-
-
 class _Planning:
     """One plan in the making."""
 
@@ -214,9 +127,12 @@ class _Planning:
         self.target_bytes = target_bytes
         self.sector_bytes = sector_bytes
         self.notes: list[str] = []
-        self.volumes = [volume for group in layout.groups for volume in group.volumes if _is_flattened(volume)]
+        self.volumes = [volume for group in layout.groups for volume in group.volumes if is_flattened(volume)]
         self.skipped = [
-            volume for group in layout.groups for volume in group.volumes if volume.visible and not _is_flattened(volume)
+            volume
+            for group in layout.groups
+            for volume in group.volumes
+            if volume.visible and not is_flattened(volume)
         ]
         self.kept = list(_kept(layout))
         self.grow = self._grow()
@@ -228,7 +144,7 @@ class _Planning:
             raise FlattenNothingError("the disks hold no logical volume that can become a partition")
         self.notes += [f"{volume.path} is a snapshot or a pool: it is left behind" for volume in self.skipped]
         firmware = self._firmware()
-        table = self._table(firmware)
+        table = self._table()
         numbers = self._numbers(table)
         slices, copies, aliases, grown = [], [], [], []
         at = ALIGNMENT_BYTES
@@ -243,13 +159,12 @@ class _Planning:
             room = max(_aligned(size), _aligned(self.grow.get(copy.name if copy else "", 0)))
             if copy is not None and copy.name in self.grow and room > _aligned(size):
                 grown.append(number)
-            old = self._old(key) if self._old(key) is not None else None
-            slices.append(self._slice(number, at, room, kind, name, old, table))
+            slices.append(self._slice(number, at, room, kind, name, self._old(key), table))
             at += room
             copies += [copy] if copy is not None else []
             aliases += [alias] if alias is not None else []
         size = _aligned(at + table_tail_bytes(table, self.sector_bytes))
-        self._check(table, slices, at, size)
+        self._check(table, at, size)
         return Plan(
             table=table,
             identity=identity,
@@ -273,7 +188,9 @@ class _Planning:
                 there = ", ".join(volume.path for volume in self.volumes)
                 raise UsageError(f"--grow {name} names {'several volumes' if found else 'no volume'}: {there}")
             if size < found[0].size:
-                raise UsageError(f"--grow {name}: the volume has {found[0].size} bytes, and partitions do not shrink")
+                raise UsageError(
+                    f"--grow {name}: the volume has {found[0].size} bytes, and partitions do not shrink"
+                )
             grown[found[0].path] = size
         for name in self.wishes.encrypted:
             if not any(volume.path == name for volume in self.volumes):
@@ -290,7 +207,7 @@ class _Planning:
             self.notes.append("the first disk shows no way to boot: it is prepared for a BIOS")
         return "bios"
 
-    def _table(self, firmware: str) -> str:
+    def _table(self) -> str:
         first = self.layout.disks[0].table
         wanted = self.wishes.table or first or "gpt"
         if wanted == "gpt":
@@ -323,8 +240,8 @@ class _Planning:
             taken[volume.path] = self._free(taken.values(), table)
         return taken
 
-    def _free(self, taken: object, table: str) -> int:
-        used = set(taken)  # type: ignore[call-overload]
+    def _free(self, taken: Iterable[int], table: str) -> int:
+        used = set(taken)
         most = GPT_ENTRIES if table == "gpt" else MBR_MOST_PARTITIONS
         number = next((number for number in range(1, most + 1) if number not in used), 0)
         if not number:
@@ -344,7 +261,14 @@ class _Planning:
         return next(part for disk, part in self.kept if (disk, part.number) == key)
 
     def _slice(
-        self, number: int, at: int, size: int, kind: str, name: str, old: Partition | None = None, table: str = "gpt"
+        self,
+        number: int,
+        at: int,
+        size: int,
+        kind: str,
+        name: str,
+        old: Partition | None = None,
+        table: str = "gpt",
     ) -> Slice:
         same = old is not None and table == "gpt" and len(old.uuid) == 36
         return Slice(
@@ -427,7 +351,7 @@ class _Planning:
             names = self.wishes.names[disk] if disk < len(self.wishes.names) else ()
         elif disk < 26:
             letter = chr(ord("a") + disk)
-            names = tuple(f"/dev/{kind}{letter}" for kind in ("sd", "vd", "xvd", "hd")) + (f"/dev/nvme{disk}n1",)
+            names = (*(f"/dev/{kind}{letter}" for kind in ("sd", "vd", "xvd", "hd")), f"/dev/nvme{disk}n1")
         else:
             names = ()
         for name in names:
@@ -438,8 +362,8 @@ class _Planning:
             else:
                 yield f"{name}{'p' if name[-1:].isdigit() else ''}{number}"
 
-    def _check(self, table: str, slices: list[Slice], end: int, size: int) -> None:
-        uuids = [copy for copy in (alias_uuid for alias_uuid in _uuids(self.kept, self.volumes)) if copy]
+    def _check(self, table: str, end: int, size: int) -> None:
+        uuids = [found for found in _uuids(self.kept, self.volumes) if found]
         twice = sorted({found for found in uuids if uuids.count(found) > 1})
         if twice:
             self.notes.append(f"several filesystems have the UUID {', '.join(twice)}: fstab cannot tell them apart")
@@ -447,7 +371,6 @@ class _Planning:
             raise FlattenTableError("a master boot record reaches 2 TiB, and the partitions end beyond")
         if self.target_bytes is not None and self.target_bytes < size:
             raise FlattenSpaceError(f"the partitions need {size} bytes, and the target has {self.target_bytes}")
-        del slices
 
 
 def _uuids(kept: list[tuple[int, Partition]], volumes: list[Volume]) -> Iterator[str]:

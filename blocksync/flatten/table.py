@@ -1,9 +1,9 @@
 """Writing a partition table: exactly the bytes of one, GPT or MBR, and nothing else of the disk.
 
-By us and not by sfdisk, since a bare machine may have neither that nor sgdisk, and since the same plan must give the same
-bytes each time: a pass that resumes compares them with what is there. Formats: UEFI 2.10, section 5.3, for the GPT and
-its protective record; four entries of 16 bytes at 446 for the MBR. Bytes 0 to 439 are the boot loader's and are left
-alone.
+By us and not by sfdisk, since a bare machine may have neither that nor sgdisk, and since the same plan must give the
+same bytes each time: a pass that resumes compares them with what is there. Formats: UEFI 2.10, section 5.3, for the GPT
+and its protective record; four entries of 16 bytes at 446 for the MBR. Bytes 0 to 439 are the boot loader's and are
+left alone.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def _mbr(identity: str, slices: tuple[Slice, ...], sector_bytes: int) -> bytes:
     for part in slices:
         first, count = part.offset // sector_bytes, part.size // sector_bytes
         if not 1 <= part.number <= MBR_MOST_PARTITIONS or first + count > _MBR_MOST_SECTORS:
-            raise FlattenTableError(f"a master boot record cannot describe partition {part.number}: it ends too far out")
+            raise FlattenTableError(
+                f"a master boot record cannot describe partition {part.number}: it ends too far out"
+            )
         status = 0x80 if part.bootable else 0
         kind = int(part.type_id, 16)
         entries[part.number - 1] = _MBR_ENTRY.pack(
@@ -119,9 +121,7 @@ def _gpt(identity: str, slices: tuple[Slice, ...], disk_bytes: int, sector_bytes
         sealed = bare[:16] + struct.pack("<I", zlib.crc32(bare)) + bare[20:]
         return sealed.ljust(sector_bytes, b"\0")
 
-    protective = _MBR_ENTRY.pack(
-        0, b"\0\2\0", 0xEE, b"\xff\xff\xff", 1, min(sectors - 1, _MBR_MOST_SECTORS)
-    )
+    protective = _MBR_ENTRY.pack(0, b"\0\2\0", 0xEE, b"\xff\xff\xff", 1, min(sectors - 1, _MBR_MOST_SECTORS))
     record = bytes(6) + protective + bytes(3 * _MBR_ENTRY.size) + b"\x55\xaa"
     last = sectors - 1
     return [

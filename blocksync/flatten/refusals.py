@@ -1,0 +1,104 @@
+"""What the user asks of a plan, and each reason why some disks are not flattened, with its code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from blocksync.errors import (
+    FlattenCacheError,
+    FlattenEncryptedError,
+    FlattenExportedError,
+    FlattenMissingError,
+    FlattenMotionError,
+    FlattenNothingError,
+    FlattenRefusedError,
+    FlattenSectorError,
+    FlattenUnsyncedError,
+    FlattenVdoError,
+    VolumeUnsettledError,
+)
+from blocksync.volumes.layout import Group, Layout, Volume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the user asks of a plan.
+
+    Args:
+        table: ``gpt``, ``mbr``, or empty: as the first disk has it, as long as that can describe the result.
+        grow: bytes of the partition of a volume, by ``VG/LV`` or ``LV``; at least the volume's size.
+        encrypted: volumes with LUKS that may move as they are, by ``VG/LV``.
+        names: what the system calls each disk (``("/dev/sda",)``), in their order; guessed where there are none.
+    """
+
+    table: str = ""
+    grow: Mapping[str, int] = field(default_factory=dict)
+    encrypted: frozenset[str] = frozenset()
+    names: tuple[tuple[str, ...], ...] = ()
+
+
+def refusals(layout: Layout, wishes: Wishes, target_sector_bytes: int = 512) -> list[FlattenRefusedError]:
+    """Each reason why these disks are not flattened."""
+    if not layout.groups:
+        why = "; ".join(note for note in (*layout.notes, *(n for disk in layout.disks for n in disk.notes)))
+        return [FlattenNothingError("the disks hold no volume group" + (f" ({why})" if why else ""))]
+    found: list[FlattenRefusedError] = []
+    for group in layout.groups:
+        found += _group_refusals(group, wishes)
+    for disk in layout.disks:
+        if disk.sector_bytes != target_sector_bytes:
+            found.append(
+                FlattenSectorError(
+                    f"{disk.name} counts in sectors of {disk.sector_bytes} bytes, the target in {target_sector_bytes}"
+                )
+            )
+    return found
+
+
+def _group_refusals(group: Group, wishes: Wishes) -> Iterator[FlattenRefusedError]:
+    if group.exported:
+        yield FlattenExportedError(f"the volume group {group.name} is exported")
+        return
+    if not group.complete:
+        lost = [physical.uuid for physical in group.physicals if physical.disk is None]
+        yield FlattenMissingError(f"the volume group {group.name} lacks its physical volume {', '.join(lost)}")
+        return
+    for volume in group.volumes:
+        refused = _volume_refusal(volume, wishes)
+        if refused is not None:
+            yield refused
+
+
+def _volume_refusal(volume: Volume, wishes: Wishes) -> FlattenRefusedError | None:
+    what = f"the logical volume {volume.path}"
+    kind = volume.type
+    refused: FlattenRefusedError | None = None
+    if kind in ("cache", "writecache"):
+        refused = FlattenCacheError(f"{what} has a cache that may hold data which is not on the volume yet")
+    elif kind in ("vdo", "vdo-pool"):
+        refused = FlattenVdoError(f"{what} lies on VDO")
+    elif volume.name.startswith("pvmove"):
+        refused = FlattenMotionError(f"pvmove is running in the volume group {volume.group}")
+    elif not is_flattened(volume):
+        return None
+    elif volume.code == VolumeUnsettledError.code:
+        mirrored = kind.startswith("raid") or kind == "mirror"
+        moving = any(word in volume.refusal for word in ("motion", "merged", "reshape"))
+        unsettled = FlattenUnsyncedError if mirrored and not moving else FlattenMotionError
+        refused = unsettled(f"{what}: {volume.refusal}")
+    elif volume.refusal:
+        refused = FlattenRefusedError(f"{what} cannot be read: {volume.refusal}")
+    if refused is not None:
+        return refused
+    if volume.filesystem is not None and volume.filesystem.kind == "luks" and volume.path not in wishes.encrypted:
+        return FlattenEncryptedError(
+            f"{what} is encrypted",
+            remedy=f"if the encrypted content may move as it is, say so by name: --encrypted {volume.path}",
+        )
+    return None
+
+
+def is_flattened(volume: Volume) -> bool:
+    """Whether a volume becomes a partition; snapshots, pools and parts of other volumes do not."""
+    return volume.visible and not volume.origin and volume.type not in ("snapshot", "thin-pool", "cache-pool")
