@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from blocksync.control.service import Peer
 from blocksync.engine.inbound import serve
@@ -20,7 +20,6 @@ from blocksync.errors import (
     NetworkError,
     PeerError,
     ProtocolError,
-    SlotBusyError,
     TrustError,
 )
 from blocksync.options import Progress
@@ -237,18 +236,10 @@ class PeerPort(ControlPort):
             raise ProtocolError("a verify asks for pieces out of bounds")
         if request.offset % piece or request.offset + request.length > size or not request.length:
             raise ProtocolError("a verify asks for a range out of bounds")
-        with slot.lock:
-            if slot.session is not None and not slot.session.silent():
-                raise SlotBusyError(f"slot {slot.name} is being written to by {slot.session.peer.name}")
-            slot.verifying += 1
-        return VerifyAnswer(slot=slot.name, size=slot.target.size), self._digests(slot, request)
-
-    def _digests(self, slot: Slot, request: VerifyRequest) -> Iterator[bytes]:
-        try:
-            yield from piece_digests(slot.target, request.offset, request.length, request.piece_bytes, request.key)
-        finally:
-            with slot.lock:
-                slot.verifying -= 1
+        slot.await_abandoned(self._peer, b"")
+        slot.begin_verify(self._peer)
+        parts = piece_digests(slot.target, request.offset, request.length, request.piece_bytes, request.key)
+        return VerifyAnswer(slot=slot.name, size=slot.target.size), _Verification(parts, slot, self._peer)
 
     def _find(self, session: bytes) -> tuple[Slot, Session]:
         slot, found = self._receiver.find(session, self._peer.fingerprint)
@@ -258,3 +249,28 @@ class PeerPort(ControlPort):
     def _tell(self, stage: str, slot: Slot, message: str, detail: dict[str, object] | None = None) -> None:
         said = Progress(stage=stage, slot=slot.name, size=slot.target.size, message=message, detail=detail or {})
         self._receiver.tell(said)
+
+
+class _Verification(Iterator[bytes]):
+    """The digests of a verify; the slot counts as being verified until the last of them, or until it is closed.
+
+    A generator would not do: one that was never begun does not run its ``finally`` when it is closed.
+    """
+
+    def __init__(self, parts: Generator[bytes], slot: Slot, peer: Peer) -> None:
+        self._parts = parts
+        self._slot: Slot | None = slot
+        self._peer = peer
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._parts)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._parts.close()
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.end_verify(self._peer)

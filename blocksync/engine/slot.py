@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from blocksync.control.service import Peer
@@ -76,7 +77,8 @@ class Slot:
         self.target = target
         self.lock = threading.RLock()
         self.session: Session | None = None
-        self.verifying = 0
+        self.verifying: Counter[bytes] = Counter()
+        self.settled = threading.Condition(self.lock)
         self._folder = folder
         self._store = SlotStore.load_or_none(folder)
         self._rehash: threading.Thread | None = None
@@ -127,8 +129,11 @@ class Slot:
             return session, "; ".join(notices)
 
     def await_abandoned(self, peer: Peer, run: bytes) -> None:
-        """Give a session of a sender that was just killed the time to show it; for the same machine's next run."""
+        """Give a machine's killed run, a session or a verify, the time to show that it is dead; for its next run."""
         deadline = time.monotonic() + 2 * ABANDONED_SECONDS
+        with self.settled:
+            while self.verifying.get(peer.fingerprint) and time.monotonic() < deadline:
+                self.settled.wait(0.1)
         while (
             (session := self.session) is not None
             and session.peer.fingerprint == peer.fingerprint
@@ -138,11 +143,32 @@ class Slot:
         ):
             session.ended.wait(0.1)
 
+    def begin_verify(self, peer: Peer) -> None:
+        """Keep sessions out until :meth:`end_verify`.
+
+        Raises:
+            SlotBusyError: somebody writes.
+        """
+        with self.lock:
+            session = self.session
+            if session is not None:
+                same = session.peer.fingerprint == peer.fingerprint
+                if not session.silent() and not (same and session.abandoned()):
+                    raise SlotBusyError(f"slot {self.name} is being written to by {session.peer.name}")
+                self.end(session)
+            self.verifying[peer.fingerprint] += 1
+
+    def end_verify(self, peer: Peer) -> None:
+        with self.lock:
+            self.verifying[peer.fingerprint] -= 1
+            self.settled.notify_all()
+
     def _supersede(self, peer: Peer, run: bytes) -> None:
         session = self.session
-        if session is None and not self.verifying:
+        verifying = self.verifying.total()
+        if session is None and not verifying:
             return
-        if self.verifying:
+        if verifying:
             raise SlotBusyError(f"slot {self.name} is being verified")
         assert session is not None
         same = session.peer.fingerprint == peer.fingerprint

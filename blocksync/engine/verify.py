@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 from blake3 import blake3
@@ -37,7 +37,7 @@ class _Readable(Protocol):
     def read_into(self, offset: int, buffer: memoryview) -> None: ...
 
 
-def piece_digests(disk: _Readable, offset: int, length: int, piece: int, key: bytes) -> Iterator[bytes]:
+def piece_digests(disk: _Readable, offset: int, length: int, piece: int, key: bytes) -> Generator[bytes]:
     """Yield the 32-byte digest of each piece of a range, in order, the last one of what is left.
 
     Holes are hashed once, whatever their number. Bytes beyond ``offset + length`` are not looked at.

@@ -152,16 +152,20 @@ class OsFolder(Folder):
             self._hold = os.open(path / HOLD_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise from_os_error(error, StateError, f"cannot use the state folder {path}") from error
-        if not hold_file(self._hold):
-            holder = os.pread(self._hold, 20, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else "?"
-            os.close(self._hold)
-            raise StateBusyError(f"{path} is held by another process (pid {holder or 'unknown'})")
         try:
+            if not hold_file(self._hold):
+                holder = (
+                    os.pread(self._hold, 20, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else "?"
+                )
+                raise StateBusyError(f"{path} is held by another process (pid {holder or 'unknown'})")
             os.ftruncate(self._hold, 0)
             os.write(self._hold, str(os.getpid()).encode())
         except OSError as error:
             os.close(self._hold)
-            raise from_os_error(error, StateError, f"cannot write to the state folder {path}") from error
+            raise from_os_error(error, StateError, f"cannot hold the state folder {path}") from error
+        except BaseException:
+            os.close(self._hold)
+            raise
 
     def open(self, name: str, *, create: bool = False) -> DurableFile:
         return OsFile(self._path / name, create=create)

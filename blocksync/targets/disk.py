@@ -148,6 +148,9 @@ class FileTarget(_DescriptorTarget):
             status = os.fstat(self._descriptor)
             refuse_state_on_target(self.name, status, self._state_dir)
             refuse_busy(self.name, status)
+        except OSError as error:
+            self.close()
+            raise from_os_error(error, TargetError, f"cannot use the target {self.name}") from error
         except BaseException:
             self.close()
             raise

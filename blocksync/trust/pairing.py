@@ -23,7 +23,7 @@ import hashlib
 import hmac
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from typing_extensions import Self
 
@@ -186,8 +186,7 @@ class _Offer:
     slots: tuple[str, ...]
     dies_at: float
     wrong_tries: int = 0
-    used_by: bytes | None = None
-    reply: PairingReply | None = field(default=None, repr=False)
+    used_by: bytes | None = None  # the certificate
 
 
 class PairingDesk:
@@ -230,15 +229,15 @@ class PairingDesk:
     ) -> PairingReply:
         """Judge a sender's message; the code is used up by the first right one.
 
-        The same message again, within the code's life, gets the same answer and no new grant: the sender may have
-        lost the first answer with its connection.
+        The same sender again, within the code's life, gets an answer and no new grant: it may have lost the first one
+        with its connection, or been killed before it had kept what it said.
 
         Args:
             request: what came.
             now: in seconds, on the clock of :meth:`issue`.
             since: seconds since 1970, for the grant.
             commit: makes the grant durable (:meth:`blocksync.trust.grants.Grants.add`); called at most once,
-            before the answer; if it raises, the code stays good.
+                before the answer; if it raises, the code stays good.
 
         Raises:
             TrustError: the code is wrong, expired, used up, or dead after too many tries; each says so.
@@ -247,29 +246,42 @@ class PairingDesk:
             offer = self._offer
             if offer is None:
                 raise TrustError("this receiver offers no pairing", remedy=_FRESH_CODE)
-            if offer.used_by is not None and offer.reply is not None:
-                if now < offer.dies_at and hmac.compare_digest(offer.used_by, request.mac):
-                    return offer.reply
-                raise TrustError("the pairing code is used up: it works once", remedy=_FRESH_CODE)
+            transcript = _transcript(self._identity.fingerprint, request.certificate, request.nonce, request.name)
+            if offer.used_by is not None:
+                if now >= offer.dies_at or not _is_again(offer, request, transcript):
+                    raise TrustError("the pairing code is used up: it works once", remedy=_FRESH_CODE)
+                return self._reply(offer, request, transcript)
             if offer.wrong_tries >= WRONG_TRIES_MAX:
                 raise TrustError("the pairing code is dead: too many wrong tries", remedy=_FRESH_CODE)
             if now >= offer.dies_at:
                 minutes = CODE_LIFE_SECONDS // 60
                 raise TrustError(f"the pairing code is expired: it works for {minutes} minutes", remedy=_FRESH_CODE)
-            transcript = _transcript(self._identity.fingerprint, request.certificate, request.nonce, request.name)
             try:
                 _check_request(offer.code, request, transcript)
             except TrustError:
                 offer.wrong_tries += 1
                 raise
             commit(Grant.make(request.certificate, request.name, offer.slots, since))
-            mac = _reply_mac(offer.code, transcript, request.mac, self._name, offer.slots)
-            offer.reply = PairingReply(name=self._name, slots=offer.slots, mac=mac)
-            offer.used_by = request.mac
-            return offer.reply
+            offer.used_by = request.certificate
+            return self._reply(offer, request, transcript)
+
+    def _reply(self, offer: _Offer, request: PairingRequest, transcript: bytes) -> PairingReply:
+        mac = _reply_mac(offer.code, transcript, request.mac, self._name, offer.slots)
+        return PairingReply(name=self._name, slots=offer.slots, mac=mac)
 
 
 _FRESH_CODE = "run blocksync recv again there for a fresh code"
+
+
+def _is_again(offer: _Offer, request: PairingRequest, transcript: bytes) -> bool:
+    """Whether the sender that used the code up proves itself once more."""
+    if offer.used_by is None or not hmac.compare_digest(offer.used_by, request.certificate):
+        return False
+    try:
+        _check_request(offer.code, request, transcript)
+    except TrustError:
+        return False
+    return True
 
 
 def _check_request(code: PairingCode, request: PairingRequest, transcript: bytes) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import threading
@@ -115,10 +116,24 @@ def test_the_code_dies_after_fifteen_minutes(pair: Pair) -> None:
 
 def test_the_code_works_once(pair: Pair) -> None:
     pair.accept(pair.request())
-    for request in (pair.request(nonce=bytes(32)), pair.wrong()):
+    pair.sender, first = pair.stranger, pair.sender
+    other = pair.request()
+    pair.sender = first
+    for request in (other, pair.wrong()):
         with pytest.raises(TrustError, match="used up"):
             pair.accept(request)
     assert len(pair.granted) == 1
+
+
+def test_a_sender_killed_before_it_kept_its_pin_pairs_again_with_the_same_code(pair: Pair) -> None:
+    pair.accept(pair.request())
+    again = pair.request(nonce=bytes(32))
+    check_reply(pair.code, again, pair.accept(again), receiver=pair.receiver.fingerprint)
+    assert len(pair.granted) == 1
+    # Its certificate is public: who shows it must hold its key.
+    forged = dataclasses.replace(pair.request(nonce=bytes(31) + b"x"), signature=again.signature)
+    with pytest.raises(TrustError, match="used up"):
+        pair.accept(forged)
 
 
 def test_a_lost_answer_is_given_again_without_another_grant(pair: Pair) -> None:
@@ -159,8 +174,11 @@ def test_a_grant_that_could_not_be_stored_leaves_the_code_good(pair: Pair) -> No
     assert len(pair.granted) == 1
 
 
-def test_of_two_that_bring_the_code_at_once_one_wins(pair: Pair) -> None:
-    requests = [pair.request(nonce=bytes([n]) * 32) for n in range(8)]
+def test_of_two_that_bring_the_code_at_once_one_wins(pair: Pair, make: Callable[[str], Identity]) -> None:
+    requests = []
+    for number in range(8):
+        pair.sender = make(f"sender-{number}")
+        requests.append(pair.request())
     barrier = threading.Barrier(8)
     outcomes: list[str] = []
 

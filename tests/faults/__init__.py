@@ -1,0 +1,1 @@
+"""Faults of real processes: ``python -m tests.faults`` kills them and makes their system calls fail."""

@@ -1,0 +1,123 @@
+"""``python -m tests.faults``: campaigns of faults on real processes.
+
+    kills    SIGKILL at chosen operations of both ends; ``--strace`` for some under strace
+    errors   each operation of a session fails in turn
+
+A seed runs the same fault again: ``python -m tests.faults kills --first 17 --runs 1``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tests import ledger
+from tests.faults import injector
+from tests.faults.bench import SCENES, Bench
+from tests.faults.children import import_all, processor_seconds
+from tests.faults.failing import ENDS, KINDS, Failing
+from tests.faults.kills import Kills, Tally
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    kills = commands.add_parser("kills")
+    kills.add_argument("--runs", type=int, default=100)
+    kills.add_argument("--first", type=int, default=0, help="seed of the first run")
+    kills.add_argument("--strace", type=int, default=0, metavar="N", help="each N-th run under strace")
+    errors = commands.add_parser("errors")
+    errors.add_argument("--scene", choices=SCENES, action="append")
+    errors.add_argument("--end", choices=ENDS, action="append")
+    errors.add_argument("--kind", choices=[kind.name for kind in KINDS], action="append")
+    errors.add_argument("--at", type=int, default=0, help="this operation alone")
+    for each in (kills, errors):
+        each.add_argument("--workers", type=int, default=1)
+        each.add_argument("--ledger", action="store_true", help="append the outcome to tests/ledger.jsonl")
+    wanted = parser.parse_args()
+    injector.preload()
+    import_all()
+    if wanted.command == "kills":
+        tally, seconds = _spread(partial(_kills, wanted), wanted.workers)
+    else:
+        tally, seconds = _spread(partial(_errors, wanted), wanted.workers)
+    print(json.dumps({"runs": tally.runs, "faults": dict(sorted(tally.faults.items())), "seconds": seconds}))  # noqa: T201
+    for failure in tally.failures:
+        print(failure)  # noqa: T201
+    if wanted.ledger:
+        ledger.record(
+            gate="kills" if wanted.command == "kills" else "io errors",
+            count=tally.runs,
+            seconds=seconds,
+            seeds=(wanted.first, wanted.first + wanted.runs - 1) if wanted.command == "kills" else None,
+            faults=tally.faults,
+            failures=len(tally.failures),
+        )
+    return 1 if tally.failures else 0
+
+
+def _kills(wanted: argparse.Namespace, bench: Bench, tally: Tally, worker: int) -> None:
+    campaign = Kills(bench, tally)
+    for seed in range(wanted.first + worker, wanted.first + wanted.runs, wanted.workers):
+        campaign.run(seed, strace=bool(wanted.strace) and seed % wanted.strace == 0)
+
+
+def _errors(wanted: argparse.Namespace, bench: Bench, tally: Tally, worker: int) -> None:
+    campaign = Failing(bench, tally)
+    for scene in wanted.scene or SCENES:
+        for end in wanted.end or ENDS:
+            for kind in KINDS:
+                if wanted.kind and kind.name not in wanted.kind:
+                    continue
+                places = [wanted.at] if wanted.at else campaign.places(scene, end, kind)
+                for at in places:
+                    if at % wanted.workers == worker:
+                        campaign.run(scene, end, kind, at)
+
+
+def _spread(work: Callable[[Bench, Tally, int], None], workers: int) -> tuple[Tally, float]:
+    """Work in several processes, each with a bench of its own; what they did together, and processor seconds."""
+    with tempfile.TemporaryDirectory(prefix="blocksync-faults-") as name:
+        pids = []
+        for worker in range(workers):
+            pid = os.fork()
+            if not pid:
+                _work(work, Path(name), worker)
+            pids.append(pid)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        total, seconds = Tally(), 0.0
+        for worker in range(workers):
+            said = json.loads((Path(name) / f"{worker}.json").read_text())
+            total.runs += said["runs"]
+            total.faults.update(said["faults"])
+            total.failures.extend(said["failures"])
+            seconds += said["seconds"]
+    return total, round(seconds, 1)
+
+
+def _work(work: Callable[[Bench, Tally, int], None], folder: Path, worker: int) -> None:
+    tally = Tally()
+    bench = Bench(folder / str(worker))
+    try:
+        work(bench, tally, worker)
+    except BaseException:  # noqa: BLE001 - told by the parent
+        tally.failures.append(f"the campaign itself: {traceback.format_exc()}")
+    finally:
+        bench.close()
+        said = {
+            "runs": tally.runs, "faults": tally.faults, "failures": tally.failures, "seconds": processor_seconds(),
+        }  # fmt: skip
+        (folder / f"{worker}.json").write_text(json.dumps(said))
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
