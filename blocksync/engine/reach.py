@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from blocksync.control.client import HttpControl, pair
 from blocksync.engine.sending import Route
-from blocksync.engine.statedir import copy_folder
+from blocksync.engine.statedir import copy_folder, rehearsal_folder
 from blocksync.errors import TrustError, UsageError
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import OsFolder
@@ -140,6 +141,26 @@ class Reach:
             if not self.pair_again(error):
                 raise
             return self.control.slots()
+
+    @contextlib.contextmanager
+    def rehearsal_route(self) -> Iterator[Route]:
+        """For a rehearsal, which must not touch the copy of a real slot's manifest."""
+        path = rehearsal_folder(self._state) / "sender"
+        try:
+            with OsFolder(path) as folder:
+                yield Route(control=self.control, connect=self._connect_data, copy=ManifestCopy(folder))
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Of the receiver's certificate, 32 bytes."""
+        return self._pin.fingerprint
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and control port."""
+        return self._host, self._port
 
     def _connect_data(self, answer: OpenAnswer) -> Link:
         context = client_context(self._identity, pin=self._pin.fingerprint)

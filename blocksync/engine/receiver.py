@@ -10,9 +10,11 @@ import hmac
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 from blocksync.control.service import Peer
 from blocksync.engine.inbound import serve
+from blocksync.engine.rehearsal import Rehearsals
 from blocksync.engine.slot import Session, Slot
 from blocksync.engine.verify import piece_digests
 from blocksync.errors import (
@@ -49,12 +51,19 @@ class Receiver:
         slots: by name.
         allowed: the grants; asked for each operation.
         tell: takes progress events.
+        scratch: folder for the state of rehearsals; None to refuse them.
     """
 
     def __init__(
-        self, slots: dict[str, Slot], allowed: Callable[[Peer, str], bool], tell: Callable[[Progress], None]
+        self,
+        slots: dict[str, Slot],
+        allowed: Callable[[Peer, str], bool],
+        tell: Callable[[Progress], None],
+        *,
+        scratch: Path | None = None,
     ) -> None:
         self.slots = slots
+        self.rehearsals = Rehearsals(scratch)
         self.data_port = 0
         self.tell = tell
         self._allowed = allowed
@@ -88,7 +97,7 @@ class Receiver:
         Raises:
             PeerError: there is none (any more): retrying with a new session helps.
         """
-        for slot in self.slots.values():
+        for slot in (*self.slots.values(), *self.rehearsals.slots()):
             session = slot.session
             if session is None or not hmac.compare_digest(session.session_id, session_id):
                 continue
@@ -131,6 +140,7 @@ class Receiver:
             session.last_seen = time.monotonic()
 
     def close(self) -> None:
+        self.rehearsals.close()
         for slot in self.slots.values():
             slot.close()
 
@@ -149,6 +159,8 @@ class PeerPort(ControlPort):
 
     def open(self, request: OpenRequest) -> OpenAnswer:
         slot = self._receiver.slot_for(self._peer, request.slot)
+        if request.rehearsal:
+            slot = self._receiver.rehearsals.begin(self._peer, slot, request.size)
         slot.await_abandoned(self._peer, request.run)
         with slot.lock:
             session, notice = slot.open(self._peer, request)
@@ -175,6 +187,7 @@ class PeerPort(ControlPort):
                 frame_bytes=session.limits.frame_bytes,
                 known_bytes=min(known, geometry.size),
                 notice=notice,
+                rehearsal=self._receiver.rehearsals.kind_of(slot),
             )
         detail: dict[str, object] = {"peer": self._peer.name, "source": request.source_name}
         self._tell("opened", slot, f"{self._peer.name} sends {request.source_name}", detail)
@@ -197,11 +210,15 @@ class PeerPort(ControlPort):
         failure = found.landing.failure
         if failure is not None:
             raise failure
-        self._receiver.tell(
-            Progress(
-                stage="transferring", slot=slot.name, size=found.geometry.size, durable=found.landing.durable_bytes
+        if not self._receiver.rehearsals.kind_of(slot):
+            self._receiver.tell(
+                Progress(
+                    stage="transferring",
+                    slot=slot.name,
+                    size=found.geometry.size,
+                    durable=found.landing.durable_bytes,
+                )
             )
-        )
         return Heartbeat(durable=found.landing.durable_bytes, epoch=found.epoch)
 
     def commit(self, session: bytes, request: CommitRequest) -> CommitAnswer:
@@ -209,6 +226,7 @@ class PeerPort(ControlPort):
         self._await_connections(found)
         generation = slot.commit(found, request.root)
         self._tell("committed", slot, f"generation {generation} committed", {"generation": generation})
+        self._receiver.rehearsals.finish(slot)
         return CommitAnswer(generation=generation, root=request.root)
 
     def _await_connections(self, session: Session) -> None:
@@ -224,6 +242,7 @@ class PeerPort(ControlPort):
         except BlocksyncError:
             return
         slot.end(found)
+        self._receiver.rehearsals.finish(slot)
         self._tell("closed", slot, f"{self._peer.name} ended its session; what is durable stays")
 
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
@@ -247,6 +266,8 @@ class PeerPort(ControlPort):
         return slot, found
 
     def _tell(self, stage: str, slot: Slot, message: str, detail: dict[str, object] | None = None) -> None:
+        if slot is not self._receiver.slots.get(slot.name):
+            return  # a rehearsal is no news of its slot
         said = Progress(stage=stage, slot=slot.name, size=slot.target.size, message=message, detail=detail or {})
         self._receiver.tell(said)
 

@@ -15,7 +15,7 @@ from blocksync.control.service import Peer
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.receiver import PeerPort, Receiver
 from blocksync.engine.slot import Slot
-from blocksync.engine.statedir import slot_folder, slot_name_for
+from blocksync.engine.statedir import rehearsal_folder, slot_folder, slot_name_for
 from blocksync.errors import StateError, UsageError, from_os_error
 from blocksync.manifest.folder import OsFolder
 from blocksync.options import Listening, Progress, ReceiveOptions, ReceiveResult, TargetSpec
@@ -55,7 +55,10 @@ class Serving:
                 exits.callback(slot.close)
                 slots[name] = slot
             self._receiver = Receiver(
-                slots, lambda peer, slot: self._grants.allowed(peer.fingerprint, slot), self._tell
+                slots,
+                lambda peer, slot: self._grants.allowed(peer.fingerprint, slot),
+                self._tell,
+                scratch=rehearsal_folder(state) / "receiver",
             )
             context = LiveServerContext(identity, self._grants.certificates).context
             listener = DataListener(context, options.listen, options.data_port, self._receiver.authorise)

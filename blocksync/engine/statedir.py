@@ -7,6 +7,8 @@
     STATE/receivers.json          sender: pinned receivers                (trust)
     STATE/slots/SLOT/             receiver: manifest and journal          (manifest)
     STATE/copies/RECEIVER/SLOT/   sender: copy of the manifest            (manifest)
+    STATE/rehearsal/              both: state of an estimate's trial, gone at its end
+    STATE/estimates/              sender: predictions                     (estimate)
     STATE/local/TARGET/           copy: manifest, journal and copy of a local target
 """
 
@@ -52,6 +54,14 @@ def slot_folder(state: Path, slot: str) -> Path:
 
 def copy_folder(state: Path, receiver_fingerprint: bytes, slot: str) -> Path:
     return state / "copies" / receiver_fingerprint.hex()[:32] / (slot or "default")
+
+
+def rehearsal_folder(state: Path) -> Path:
+    return state / "rehearsal"
+
+
+def estimates_folder(state: Path) -> Path:
+    return state / "estimates"
 
 
 def local_folder(state: Path, target_path: str) -> Path:

@@ -45,8 +45,11 @@ class Message:
                 f"the sender speaks control protocol {said['version']}, this receiver {CONTROL_VERSION}"
             )
         values: dict[str, Any] = {}
+        optional = {field.name for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
         for name, hint in hints.items():
             if name not in said:
+                if name in optional:
+                    continue
                 raise ProtocolError(f"a {cls.__name__} lacks {name!r}")
             values[name] = _parse(cls.__name__, name, hint, said[name])
         return cls(**values)
@@ -73,7 +76,8 @@ class OpenRequest(Message):
     """A sender asks for a session on a slot.
 
     ``run`` is 16 random bytes of the sending process: it may take over its own session at any time, while another
-    run of the same machine has to wait until the earlier one's connections are gone.
+    run of the same machine has to wait until the earlier one's connections are gone. ``rehearsal`` asks for a
+    scratch slot that is thrown away at its end, instead of the slot itself.
     """
 
     version: int
@@ -87,6 +91,7 @@ class OpenRequest(Message):
     digest: int
     connections: int
     replace: bool
+    rehearsal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +99,7 @@ class OpenAnswer(Message):
     """A session: where its data goes and what the slot durably holds.
 
     ``generation`` counts committed passes; ``pass_open`` says that claims beyond it exist (an interrupted pass).
+    ``rehearsal`` says where a rehearsal's writes go: ``file``, or ``nowhere``; empty for a real session.
     """
 
     session: bytes
@@ -114,6 +120,7 @@ class OpenAnswer(Message):
     frame_bytes: int
     known_bytes: int
     notice: str
+    rehearsal: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

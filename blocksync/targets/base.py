@@ -101,6 +101,14 @@ class Target(abc.ABC):
         the last one; a difference leads to re-hashing, not to trust.
         """
 
+    def scratch(self, size: int) -> Target | None:
+        """A new, empty target of ``size`` bytes on the same storage, which vanishes when it is closed.
+
+        None where there is no such place, or not enough room: nothing is ever tried out on the target itself.
+        """
+        del size
+        return None
+
     @abc.abstractmethod
     def close(self) -> None:
         """Release everything; may be called twice. Does not sync."""

@@ -8,6 +8,8 @@ is mounted or stacked; files are locked, so that two of ours cannot write one im
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from blocksync.targets.fitness import refuse_busy, refuse_content, refuse_state_
 
 SECTOR_BYTES = 512
 ZERO_PIECE = bytes(1 << 20)
+# A scratch file may take a quarter of what is free.
+SCRATCH_SHARE = 4
 
 
 def create_image(path: str, size: int) -> None:
@@ -185,6 +189,23 @@ class FileTarget(_DescriptorTarget):
         except OSError as error:
             raise from_os_error(error, TargetError, f"cannot zero {self.name} at offset {offset}") from error
         self._write_zeros(offset, length)
+
+    def scratch(self, size: int) -> Target | None:
+        folder = os.path.dirname(os.path.realpath(self._path))
+        path = os.path.join(folder, f".blocksync-scratch-{secrets.token_hex(8)}")
+        try:
+            if shutil.disk_usage(folder).free < size * SCRATCH_SHARE:
+                return None
+            create_image(path, size)
+        except (OSError, TargetError):
+            return None
+        try:
+            return FileTarget(path, overwrite=False, fresh=True, state_dir=None)
+        except TargetError:
+            return None
+        finally:
+            # From here on it has no name: whatever ends this process ends the file.
+            os.unlink(path)
 
     def reopen(self) -> None:
         identity = self.identity
