@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import default_state_dir, prepare
 from blocksync.errors import TrustError
+from blocksync.estimate.results import EstimateOptions, EstimateResult
 from blocksync.options import (
     CopyOptions,
     Digest,
@@ -43,6 +44,8 @@ __all__ = [
     "Digest",
     "DiskOutcome",
     "DiskSpec",
+    "EstimateOptions",
+    "EstimateResult",
     "GroupResult",
     "Listening",
     "ManifestInfo",
@@ -56,11 +59,13 @@ __all__ = [
     "TargetSpec",
     "VerifyOptions",
     "VerifyResult",
+    "aestimate",
     "areceive",
     "asend",
     "averify",
     "copy",
     "default_state_dir",
+    "estimate",
     "manifests",
     "peers",
     "rebuild",
@@ -204,6 +209,32 @@ def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | Non
             return Verifier(disk, reach.control, options.slot, options.progress, token).run()
 
 
+def estimate(
+    source: str | Source, options: EstimateOptions | None = None, *, cancel: Cancel | None = None
+) -> EstimateResult:
+    """Predict a migration: samples of the source, and a rehearsal on the link to the receiver.
+
+    Nothing is written to the target: see *Rehearsals* in docs/PROTOCOL.md. The prediction is kept with this machine's
+    state, and the next first pass to that slot says how far off it was.
+
+    Raises:
+        BlocksyncError: what was to be measured cannot be.
+    """
+    from blocksync.estimate.estimator import Estimator
+
+    wanted = options or EstimateOptions()
+    token = cancel or Cancel()
+    with contextlib.ExitStack() as exits:
+        disk = exits.enter_context(_opened(source))
+        reach = exits.enter_context(_reached(wanted)) if wanted.to else None
+        try:
+            return Estimator(disk, reach, wanted, token).run()
+        except TrustError as error:
+            if reach is None or not reach.pair_again(error):
+                raise
+            return Estimator(disk, reach, wanted, token).run()
+
+
 async def asend(source: str | Source, options: SendOptions) -> SendResult:
     """:func:`send` for asyncio; cancelling the task stops the pass and leaves it resumable."""
     return await _in_thread(lambda cancel: send(source, options, cancel=cancel))
@@ -212,6 +243,11 @@ async def asend(source: str | Source, options: SendOptions) -> SendResult:
 async def areceive(options: ReceiveOptions) -> ReceiveResult:
     """:func:`receive` for asyncio; cancelling the task closes the ports."""
     return await _in_thread(lambda cancel: receive(options, cancel=cancel))
+
+
+async def aestimate(source: str | Source, options: EstimateOptions | None = None) -> EstimateResult:
+    """:func:`estimate` for asyncio."""
+    return await _in_thread(lambda cancel: estimate(source, options, cancel=cancel))
 
 
 async def averify(source: str | Source, options: VerifyOptions) -> VerifyResult:
@@ -294,7 +330,7 @@ def _opened_together(sources: Sequence[str]) -> Iterator[list[Source]]:
 
 
 @contextlib.contextmanager
-def _reached(options: SendOptions | VerifyOptions) -> Iterator[Reach]:
+def _reached(options: SendOptions | VerifyOptions | EstimateOptions) -> Iterator[Reach]:
     from blocksync.engine.reach import Reach as Reached
 
     reach = Reached(prepare(options.state_dir), options.to, options.code, options.ask_code)

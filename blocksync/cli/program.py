@@ -14,6 +14,7 @@ COMMANDS = {
     "send": "blocksync.cli.sending",
     "copy": "blocksync.cli.copying",
     "verify": "blocksync.cli.verifying",
+    "estimate": "blocksync.cli.estimating",
     "manifest": "blocksync.cli.slots",
     "peers": "blocksync.cli.trusted",
     "revoke": "blocksync.cli.trusted",

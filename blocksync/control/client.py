@@ -73,6 +73,13 @@ class HttpControl(ControlPort):
         self._pin = pin
         self._context = client_context(identity, pin=pin)
 
+    def status(self) -> dict[str, Any]:
+        """The slots that this machine may use and what is going on in them."""
+        said = self._json("GET", "/v1/status", None, ANSWER_SECONDS)
+        if not isinstance(said, dict):
+            raise ProtocolError("the receiver's status is no object")
+        return said
+
     def open(self, request: OpenRequest) -> OpenAnswer:
         return OpenAnswer.from_json(self._json("POST", "/v1/sessions", request.to_json(), OPEN_SECONDS))
 

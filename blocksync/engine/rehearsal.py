@@ -1,8 +1,8 @@
 """Rehearsals at the receiver: a scratch slot for a sender that wants to know what a pass would cost.
 
 It is a real slot with a real session, so that what is measured is what a pass does, whatever the engine
-becomes. What it writes goes to a nameless file beside the target, or nowhere, and never to the target or its state. It is
-bounded in size, in time and in number, and it yields to real work: nobody rehearses on a slot that is in use.
+becomes. What it writes goes to a nameless file beside the target, or nowhere, and never to the target or its state. It
+is bounded in size, in time and in number, and it yields to real work: nobody rehearses on a slot that is in use.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class Rehearsals:
         """
         folder = self._folder
         if folder is None:
-            raise PeerError("this receiver offers no rehearsals", remedy="estimate with --no-probe")
+            raise PeerError(
+                "this receiver offers no rehearsals",
+                remedy="without --to, blocksync estimate samples the source alone",
+            )
         if not 0 < size <= MAX_REHEARSAL_BYTES:
             raise ProtocolError(f"a rehearsal of {size} bytes is out of bounds")
         if slot.session is not None and not slot.session.silent():

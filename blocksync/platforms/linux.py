@@ -20,6 +20,10 @@ _BLKSSZGET = 0x1268
 _BLKZEROOUT = 0x127F
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
+# ioprio_set(2): numbers of the call from asm/unistd.h, the values from linux/ioprio.h.
+_SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
+_IOPRIO_WHO_PROCESS = 1
+_IOPRIO_BEST_EFFORT_LOWEST = 2 << 13 | 7
 _SYS_BLOCK = Path("/sys/dev/block")
 # A peer that answers nothing is given up after these.
 _USER_TIMEOUT_MILLISECONDS = 20_000
@@ -229,6 +233,23 @@ def below(number: int) -> set[int]:
                 continue
             waiting.extend((status.st_dev, status.st_rdev))
     return found
+
+
+def lower_io_priority() -> None:
+    """Put the calling thread's reads behind those of others, where the disk's scheduler looks at that."""
+    number = _SYS_IOPRIO_SET.get(os.uname().machine)
+    if number is not None:
+        # Not the idle class: on a busy disk that would never be served.
+        _libc.syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_BEST_EFFORT_LOWEST)
+
+
+def processor_seconds() -> tuple[float, float]:
+    """``(busy, all)`` seconds of all processors since the machine started."""
+    fields = [int(field) for field in _text(Path("/proc/stat")).partition("\n")[0].split()[1:9]]
+    if len(fields) < 5:
+        return 0.0, 0.0
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (sum(fields) - fields[3] - fields[4]) / ticks, sum(fields) / ticks
 
 
 def tune_socket(sock: socket.socket) -> None:

@@ -79,6 +79,15 @@ def below(number: int) -> set[int]:
     return {number}
 
 
+def lower_io_priority() -> None:
+    """These systems have no such call for a thread."""
+
+
+def processor_seconds() -> tuple[float, float]:
+    """Not told here."""
+    return 0.0, 0.0
+
+
 def tune_socket(sock: socket.socket) -> None:
     """Send without delay, notice dead peers by the system's own times."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

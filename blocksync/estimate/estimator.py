@@ -1,0 +1,215 @@
+"""An estimate from beginning to end: sample, probe the link, rehearse, predict; and watch where that is asked for."""
+
+from __future__ import annotations
+
+import random
+import socket
+import statistics
+import time
+from collections.abc import Callable
+
+from blake3 import blake3
+
+from blocksync.engine.cancel import Cancel
+from blocksync.engine.reach import Reach
+from blocksync.engine.rehearsal import MAX_REHEARSAL_BYTES
+from blocksync.errors import NetworkError, from_os_error
+from blocksync.estimate.packing import level_table, levels_used, packed_at
+from blocksync.estimate.prediction import Prediction, around, predict
+from blocksync.estimate.rehearsal import Rehearsal, rehearse
+from blocksync.estimate.results import EstimateOptions, EstimateResult, LinkFigures, Range, SourceFigures
+from blocksync.estimate.sampling import Sample, Sampler
+from blocksync.estimate.trial import TrialDisk, noise, trial_content
+from blocksync.options import Progress, SendOptions
+from blocksync.sources.base import Source
+
+MIB = 1 << 20
+PROBE_SECONDS = 1.5
+REHEARSAL_SECONDS = 8.0
+# What the data of a trial may be larger than what its seconds seem to need.
+RESERVE = 4
+LEAST_TRIAL_BYTES = 64 * MIB
+CONNECT_SECONDS = 5.0
+ROUND_TRIPS = 5
+VERIFY_ERROR = 0.25
+HASHED_BYTES = 16 * MIB
+
+
+class Estimator:
+    """One estimate.
+
+    Args:
+        source: open.
+        reach: to the receiver; None to sample only.
+        options: of the caller.
+        cancel: stops it.
+    """
+
+    def __init__(self, source: Source, reach: Reach | None, options: EstimateOptions, cancel: Cancel) -> None:
+        self._source = source
+        self._reach = reach
+        self._options = options
+        self._cancel = cancel
+        self._chance = random.Random(options.seed)  # noqa: S311 - chooses places, keeps no secret
+        self._began = time.monotonic()
+
+    def run(self) -> EstimateResult:
+        """Measure and predict.
+
+        Raises:
+            BlocksyncError: what was to be measured cannot be.
+        """
+        self._tell("sampling")
+        sample = Sampler(self._source, self._options.connections, self._cancel, self._chance).run()
+        figures = figures_of(sample)
+        link = rehearsal = prediction = None
+        generation = 0
+        if self._reach is not None:
+            generation = self._generation(self._reach)
+            link = self._probe(self._reach)
+            self._cancel.check()
+            if sample.pieces:
+                rehearsal = self._rehearse(self._reach, sample, link)
+                prediction = self._predict(sample, rehearsal, link)
+        return self._result(figures, sample, link, rehearsal, prediction, generation)
+
+    # -- stages -----------------------------------------------------------------------------------------------
+
+    def _generation(self, reach: Reach) -> int:
+        slots = reach.control.status().get("slots")
+        if not isinstance(slots, dict):
+            return 0
+        slot = slots.get(self._options.slot) or (next(iter(slots.values())) if len(slots) == 1 else {})
+        found = slot.get("generation") if isinstance(slot, dict) else 0
+        return found if isinstance(found, int) else 0
+
+    def _probe(self, reach: Reach) -> LinkFigures:
+        self._tell("probing")
+        trip = round_trip(*reach.address)
+        content = noise(self._chance)
+        rates: list[tuple[int, float]] = []
+        fastest = 0.0
+        for connections in sorted({1, 2, self._options.connections}):
+            self._cancel.check()
+            size = _trial_size(fastest * 2, PROBE_SECONDS)
+            disk = TrialDisk(content, size, PROBE_SECONDS)
+            measured = self._rehearsed(reach, disk, connections, level=0)
+            rates.append((measured.connections, measured.link_rate))
+            fastest = max(fastest, measured.link_rate)
+            if measured.connections < connections:
+                break
+        return LinkFigures(round_trip=trip, rates=tuple(rates))
+
+    def _rehearse(self, reach: Reach, sample: Sample, link: LinkFigures) -> Rehearsal:
+        self._tell("rehearsing")
+        content = trial_content(sample.pieces, self._chance)
+        # Data may shrink well: the disk must last for the time whatever the link carries.
+        disk = TrialDisk(content, _trial_size(link.best * 8, REHEARSAL_SECONDS), REHEARSAL_SECONDS)
+        return self._rehearsed(reach, disk, self._options.connections, level=self._options.level)
+
+    def _rehearsed(self, reach: Reach, disk: TrialDisk, connections: int, level: int | None) -> Rehearsal:
+        options = SendOptions(
+            to=self._options.to,
+            slot=self._options.slot,
+            connections=connections,
+            level=level,
+            bwlimit=self._options.bwlimit,
+        )
+        with reach.rehearsal_route() as route:
+            return rehearse(route, disk, options, self._cancel)
+
+    def _predict(self, sample: Sample, rehearsal: Rehearsal, link: LinkFigures) -> Prediction:
+        packed = packed_at(sample.pieces, levels_used(rehearsal))
+        return predict(
+            sample.picture,
+            packed,
+            rehearsal,
+            read_rate=sample.read_rate,
+            link=min(link.best, self._options.bwlimit or link.best),
+        )
+
+    # -- the result -------------------------------------------------------------------------------------------
+
+    def _result(
+        self,
+        figures: SourceFigures,
+        sample: Sample,
+        link: LinkFigures | None,
+        rehearsal: Rehearsal | None,
+        prediction: Prediction | None,
+        generation: int,
+    ) -> EstimateResult:
+        return EstimateResult(
+            source=self._source.name,
+            slot=rehearsal.slot if rehearsal else self._options.slot,
+            to=self._options.to if self._reach else "",
+            generation=generation,
+            figures=figures,
+            link=link,
+            seconds=prediction.seconds if prediction else None,
+            preparation=prediction.preparation if prediction else 0.0,
+            transfer=prediction.transfer if prediction else None,
+            commit=prediction.commit if prediction else 0.0,
+            verify=_verify(sample) if prediction else None,
+            wire=prediction.wire if prediction else None,
+            rate=prediction.rate if prediction else 0.0,
+            bottleneck=prediction.bottleneck if prediction else "",
+            level=rehearsal.moments[-1].level if rehearsal else None,
+            target=rehearsal.target if rehearsal else "",
+            changes=None,
+            took=time.monotonic() - self._began,
+        )
+
+    def _tell(self, stage: str, message: str = "") -> None:
+        report: Callable[[Progress], None] | None = self._options.progress
+        if report is not None:
+            report(Progress(stage=stage, slot=self._options.slot, size=self._source.size, message=message))
+
+
+def figures_of(sample: Sample) -> SourceFigures:
+    """The samples as an estimate's result tells them."""
+    picture = sample.picture
+    return SourceFigures(
+        size=picture.size,
+        holes=picture.holes,
+        unused=picture.unused,
+        data=picture.data,
+        samples=len(sample.pieces),
+        sampled=sample.sampled,
+        zero_share=sample.share(lambda piece: piece.zero),
+        incompressible_share=sample.share(lambda piece: piece.incompressible),
+        read_rate=sample.read_rate,
+        levels=level_table(sample.pieces),
+    )
+
+
+def round_trip(host: str, port: int) -> float:
+    """Seconds that a connection to the control port takes: one round trip; the median of some.
+
+    Raises:
+        NetworkError: nobody answers.
+    """
+    trips = []
+    for _ in range(ROUND_TRIPS):
+        began = time.perf_counter()
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise from_os_error(error, NetworkError, f"the control port {host}:{port} cannot be reached") from error
+        trips.append(time.perf_counter() - began)
+    return statistics.median(trips)
+
+
+def _trial_size(rate: float, seconds: float) -> int:
+    """A disk that lasts for the seconds at that rate with a reserve; the largest one where no rate is known."""
+    wanted = int(rate * seconds * RESERVE) or MAX_REHEARSAL_BYTES
+    return max(LEAST_TRIAL_BYTES, min(wanted, MAX_REHEARSAL_BYTES)) // MIB * MIB
+
+
+def _verify(sample: Sample) -> Range:
+    """Both ends read and hash at the same time; each reads a piece, then hashes it."""
+    content = b"".join(piece.content for piece in sample.pieces)[:HASHED_BYTES]
+    began = time.perf_counter()
+    blake3(content).digest()
+    hashing = (time.perf_counter() - began) / max(len(content), 1)
+    return around(sample.picture.data * (hashing + 1 / max(sample.read_rate, 1.0)), VERIFY_ERROR)

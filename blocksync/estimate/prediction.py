@@ -1,0 +1,150 @@
+"""From figures to a prediction. Pure: no IO, no clock.
+
+The rehearsal tells at what rate this engine, on these machines and this link, deals with this kind of data; the
+samples tell how much of it there is and what it holds. Time is then amount over rate, plus what a pass loses until it
+has found its pace, and the interval comes from the errors of both: how much neighbouring samples differ, how much the
+rate varied, and, where the bottleneck is one that others use too, how far such rates wander from minute to minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blocksync.estimate.rehearsal import Rehearsal
+from blocksync.estimate.results import Range
+from blocksync.estimate.sampling import Picture, relative_error
+
+# Half the width of an interval, in standard errors: nine of ten cases, with a reserve.
+WIDTH = 2.0
+# How far rates were seen to wander between a rehearsal and the pass, by what is the bottleneck (docs/ESTIMATE.md).
+WANDERING = {"link": 0.04, "processor": 0.16, "read": 0.15, "target": 0.18}
+# Where the link is the bottleneck an interval says something only while it is narrow.
+MOST_LINK_ERROR = 0.12
+# Starting a process's threads and its first connections is not the same twice.
+RESTLESS_SECONDS = 0.5
+# A rate this near to what the bare link carried is the link's.
+LINK_SHARE = 0.8
+BUSY_SHARE = 0.85
+# A manifest has 80 bytes a block of 64 KiB; both ends write theirs at the commit, at the pace of a slow disk.
+MANIFEST_SHARE = 80 / (64 << 10)
+MANIFEST_RATE = 100e6
+# A commit waits for the last window's sync, which takes what the disk has to do at that moment.
+LEAST_COMMIT = 0.3
+MOST_COMMIT = 1.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """What the sampled pieces become on the wire.
+
+    Args:
+        lengths: of the pieces, bytes.
+        wires: of the same pieces, at the levels that the rehearsal used, in the shares it used them.
+    """
+
+    lengths: Sequence[int]
+    wires: Sequence[float]
+
+    @property
+    def share(self) -> float:
+        """Bytes on the wire for each byte that is read."""
+        return sum(self.wires) / max(sum(self.lengths), 1)
+
+    @property
+    def error(self) -> float:
+        """Relative standard error of :attr:`share`."""
+        rates = [wire / length for wire, length in zip(self.wires, self.lengths, strict=True)]
+        return relative_error(rates)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The first pass."""
+
+    seconds: Range
+    preparation: float
+    transfer: Range
+    commit: float
+    wire: Range
+    rate: float
+    bottleneck: str
+    error: float
+
+
+def predict(picture: Picture, packed: Packed, rehearsal: Rehearsal, *, read_rate: float, link: float) -> Prediction:
+    """Predict a first pass.
+
+    Args:
+        picture: of the source.
+        packed: its samples.
+        rehearsal: of the pass.
+        read_rate: of the source, bytes a second.
+        link: what the bare link carries at most, bytes a second; 0 where that is not known.
+    """
+    first, last = rehearsal.tail
+    passed = max(last.seconds - first.seconds, 1e-3)
+    done_rate = max((last.done - first.done) / passed, 1.0)
+    wire_rate = (last.wire - first.wire) / passed
+    bottleneck = _bottleneck(rehearsal, wire_rate, link)
+    rate = done_rate
+    if bottleneck == "link" and wire_rate and packed.share:
+        # The link's rate is exact, the mixture that the rehearsal happened to send is not.
+        rate = wire_rate / packed.share
+    lost = max(0.0, rehearsal.drained - last.done / done_rate) * min(1.0, picture.data / max(last.done, 1))
+    if read_rate < rate:
+        bottleneck = "read"
+    rate = (rate**-4 + read_rate**-4) ** -0.25
+    error = _error(bottleneck, packed.error, rehearsal)
+    likely = picture.data / rate + lost
+    transfer = around(likely, error)
+    if rehearsal.target != "file" and bottleneck != "link":
+        # Nobody knows how fast the target writes: it can only be slower than what was measured.
+        transfer = Range(likely=transfer.likely, low=transfer.low, high=transfer.high * 1.5)
+    commit = rehearsal.committing + 2 * picture.size * MANIFEST_SHARE / MANIFEST_RATE
+    wire = picture.data * packed.share
+    return Prediction(
+        seconds=Range(
+            likely=transfer.likely + rehearsal.opening + commit,
+            low=transfer.low + rehearsal.opening / 2 + commit * LEAST_COMMIT,
+            high=transfer.high + 2 * rehearsal.opening + commit * MOST_COMMIT,
+        ),
+        preparation=rehearsal.opening,
+        transfer=transfer,
+        commit=commit,
+        wire=Range(
+            likely=wire,
+            low=wire * max(0.0, 1 - WIDTH * packed.error - 0.02),
+            high=wire * (1 + WIDTH * packed.error + 0.02) + 4096,
+        ),
+        rate=rate,
+        bottleneck=bottleneck,
+        error=error,
+    )
+
+
+def around(likely: float, error: float) -> Range:
+    """An interval of so much relative error, with room for what every start costs."""
+    return Range(
+        likely=likely,
+        low=max(0.0, likely / (1 + WIDTH * error) - RESTLESS_SECONDS / 2),
+        high=likely * (1 + WIDTH * error) + RESTLESS_SECONDS,
+    )
+
+
+def _bottleneck(rehearsal: Rehearsal, wire_rate: float, link: float) -> str:
+    if link and wire_rate >= LINK_SHARE * link:
+        return "link"
+    first, last = rehearsal.tail
+    waiting = last.sending - first.sending
+    working = last.scanning - first.scanning
+    if waiting > working and rehearsal.target == "file" and rehearsal.busy < BUSY_SHARE:
+        # The processors here have time and the link has room: the other end is what is waited for.
+        return "target"
+    return "processor"
+
+
+def _error(bottleneck: str, sampled: float, rehearsal: Rehearsal) -> float:
+    varied = rehearsal.spread() / 6**0.5
+    error = float((sampled**2 + varied**2 + WANDERING[bottleneck] ** 2) ** 0.5)
+    return min(error, MOST_LINK_ERROR) if bottleneck == "link" else error

@@ -1,0 +1,225 @@
+"""A pass to a scratch slot, watched closely.
+
+It is the engine's own pass over the real link to the real receiver: what it measures is what a pass does, whatever the
+engine, its levels or its connections become. This module only supplies the disk and looks at the counters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import statistics
+import threading
+import time
+from dataclasses import dataclass
+
+from blocksync.engine.cancel import Cancel
+from blocksync.engine.sending import Pass, Route, Transfer
+from blocksync.errors import BlocksyncError
+from blocksync.estimate.trial import TrialDisk
+from blocksync.kernels import DigestKind
+from blocksync.options import Progress, SendOptions
+from blocksync.platforms import processor_seconds
+from blocksync.protocol.messages import CONTROL_VERSION, OpenAnswer, OpenRequest
+
+LOOK_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """The counters at one time: bytes, and seconds since the first chunk was read."""
+
+    seconds: float
+    done: int
+    changed: int
+    wire: int
+    level: int | None
+    reading: float
+    scanning: float
+    sending: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What a rehearsal showed.
+
+    Args:
+        moments: while it sent.
+        connections: that were used.
+        opening, committing: seconds.
+        drained: seconds until all that was sent had been received.
+        size: of the trial disk, bytes.
+        busy: share of this machine's processors that was busy.
+        target: ``file`` or ``nowhere``.
+        slot: the name that the receiver gave.
+    """
+
+    moments: tuple[Moment, ...]
+    connections: int
+    opening: float
+    committing: float
+    drained: float
+    size: int
+    busy: float
+    target: str
+    slot: str
+
+    @property
+    def tail(self) -> tuple[Moment, Moment]:
+        """Two moments between which it had found its pace: the second half."""
+        last = self.moments[-1]
+        first = next(moment for moment in self.moments if moment.seconds >= last.seconds / 2 or moment is last)
+        return (self.moments[0] if first is last else first), last
+
+    @property
+    def link_rate(self) -> float:
+        """Bytes a second on the wire over all, with the filling and the draining of buffers."""
+        return self.moments[-1].wire / max(self.drained, 1e-3)
+
+    def rates(self, windows: int) -> list[float]:
+        """Bytes of the disk a second in as many equal parts of the tail."""
+        first, last = self.tail
+        step = (last.seconds - first.seconds) / windows
+        edges = [self.at(first.seconds + step * index) for index in range(windows + 1)]
+        return [
+            (later.done - earlier.done) / max(later.seconds - earlier.seconds, 1e-3)
+            for earlier, later in itertools.pairwise(edges)
+        ]
+
+    def at(self, seconds: float) -> Moment:
+        """The moment nearest to a time."""
+        return min(self.moments, key=lambda moment: abs(moment.seconds - seconds))
+
+    def spread(self) -> float:
+        """How much the rate varies within the tail, relative to it."""
+        rates = self.rates(6)
+        mean = statistics.fmean(rates)
+        return statistics.pstdev(rates) / mean if mean else 1.0
+
+
+class _Watch:
+    """Takes the stages of a pass with their times."""
+
+    def __init__(self) -> None:
+        self.at: dict[str, float] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        self.at.setdefault(progress.stage, time.monotonic())
+
+
+def rehearse(route: Route, disk: TrialDisk, options: SendOptions, cancel: Cancel) -> Rehearsal:
+    """Send the trial disk to a scratch slot.
+
+    Args:
+        route: for a rehearsal.
+        disk: that is sent.
+        options: of the pass; its progress callback is not used.
+
+    Raises:
+        InterruptedTransferError: cancelled.
+        BlocksyncError: the first thing that went wrong.
+    """
+    watch = _Watch()
+    transfer = Transfer(disk, route, _watched(options, watch), cancel)
+    began = time.monotonic()
+    with cancel.watching(route.control.abort):
+        answer = route.control.open(_request(transfer, disk))
+    opened = time.monotonic()
+    moments: list[Moment] = []
+    busy = [processor_seconds()]
+    ended = threading.Event()
+    looker = threading.Thread(
+        target=_look, args=(transfer, disk, moments, busy, ended), name="rehearsal-looks", daemon=True
+    )
+    looker.start()
+    try:
+        Pass(transfer, answer).run()
+    except BlocksyncError as error:
+        cancel.check(error)
+        raise
+    finally:
+        ended.set()
+        looker.join()
+        _end(route, answer)
+    return Rehearsal(
+        moments=tuple(_from_first_byte(moments)),
+        connections=min(options.connections, answer.connections),
+        opening=watch.at["planning"] - began,
+        committing=watch.at["done"] - watch.at["committing"],
+        drained=watch.at["committing"] - opened - _before_first_byte(moments),
+        size=disk.size,
+        busy=_share(busy),
+        target=answer.rehearsal,
+        slot=answer.slot,
+    )
+
+
+def _watched(options: SendOptions, watch: _Watch) -> SendOptions:
+    return dataclasses.replace(options, progress=watch)
+
+
+def _request(transfer: Transfer, disk: TrialDisk) -> OpenRequest:
+    return OpenRequest(
+        version=CONTROL_VERSION,
+        run=transfer.run,
+        slot=transfer.options.slot,
+        source_identity=disk.identity,
+        source_name=disk.name,
+        size=disk.size,
+        sector_bytes=disk.sector_bytes,
+        block_bytes=transfer.options.block_bytes,
+        digest=DigestKind.XXH3,
+        connections=transfer.options.connections,
+        replace=False,
+        rehearsal=True,
+    )
+
+
+def _end(route: Route, answer: OpenAnswer) -> None:
+    with contextlib.suppress(BlocksyncError):
+        route.control.end(answer.session)
+
+
+def _look(
+    transfer: Transfer,
+    disk: TrialDisk,
+    moments: list[Moment],
+    busy: list[tuple[float, float]],
+    ended: threading.Event,
+) -> None:
+    began = time.monotonic()
+    while not disk.over:
+        counts = transfer.tally.counts()
+        moments.append(
+            Moment(
+                seconds=time.monotonic() - began,
+                done=counts.done,
+                changed=counts.changed,
+                wire=counts.wire,
+                level=transfer.levels.level,
+                reading=counts.read_seconds,
+                scanning=counts.scan_seconds,
+                sending=counts.send_seconds,
+            )
+        )
+        busy.append(processor_seconds())
+        if ended.wait(LOOK_SECONDS):
+            return
+
+
+def _before_first_byte(moments: list[Moment]) -> float:
+    """When the pass was still catching up and connecting: the last look at which nothing was done."""
+    return max((moment.seconds for moment in moments if not moment.done and not moment.wire), default=0.0)
+
+
+def _from_first_byte(moments: list[Moment]) -> list[Moment]:
+    start = _before_first_byte(moments)
+    return [
+        dataclasses.replace(moment, seconds=moment.seconds - start) for moment in moments if moment.seconds >= start
+    ]
+
+
+def _share(busy: list[tuple[float, float]]) -> float:
+    passed = busy[-1][1] - busy[0][1]
+    return (busy[-1][0] - busy[0][0]) / passed if passed else 0.0

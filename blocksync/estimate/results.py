@@ -1,0 +1,178 @@
+"""Options and results of an estimate. All sizes are bytes, all times seconds, all rates bytes a second."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocksync.options import DEFAULT_CONNECTIONS, AskCode, ProgressCallback
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateOptions:
+    """What to estimate. The fields that :class:`~blocksync.options.SendOptions` has too mean the same.
+
+    Args:
+        to: the receiver; empty to sample the source only, and to predict nothing of the pass.
+        watch: seconds to watch the source change; 0 predicts no following passes.
+        pause: seconds that the last pass may take with the source quiet.
+        seed: of the places that are sampled; None for fresh ones.
+    """
+
+    to: str = ""
+    slot: str = ""
+    code: str | None = None
+    ask_code: AskCode | None = None
+    state_dir: Path | None = None
+    connections: int = DEFAULT_CONNECTIONS
+    level: int | None = None
+    bwlimit: int = 0
+    watch: float = 0.0
+    pause: float = 60.0
+    seed: int | None = None
+    progress: ProgressCallback | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """A figure that is not known exactly: the likeliest value, and between which it lies in nine of ten cases."""
+
+    likely: float
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def plus(self, seconds: float) -> Range:
+        return Range(likely=self.likely + seconds, low=self.low + seconds, high=self.high + seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelFigures:
+    """What a compression level does to the sampled data that is not zero.
+
+    Args:
+        level: of zstd; None for no compression.
+        ratio: plain bytes for each byte on the wire.
+        rate: plain bytes a second on one thread.
+    """
+
+    level: int | None
+    ratio: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFigures:
+    """What the samples say of the source.
+
+    Args:
+        holes: bytes of the disk that are known to read as zeros without reading them.
+        unused: bytes that no filesystem uses.
+        data: bytes that must be read.
+        samples: extents that were sampled; sampled: bytes.
+        zero_share, incompressible_share: of ``data``.
+        read_rate: of this source by as many threads as there are connections.
+        levels: in the order of the ladder.
+    """
+
+    size: int
+    holes: int
+    unused: int
+    data: int
+    samples: int
+    sampled: int
+    zero_share: float
+    incompressible_share: float
+    read_rate: float
+    levels: tuple[LevelFigures, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkFigures:
+    """What the probe says of the link.
+
+    Args:
+        round_trip: of a connection to the control port.
+        rates: ``(connections, rate)`` of data that does not shrink.
+    """
+
+    round_trip: float
+    rates: tuple[tuple[int, float], ...]
+
+    @property
+    def best(self) -> float:
+        return max((rate for _, rate in self.rates), default=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassFigures:
+    """A following pass as predicted: its time, what it sends, what is on the wire."""
+
+    seconds: float
+    changed: float
+    wire: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeFigures:
+    """How the source changes, and where that leads.
+
+    Args:
+        watched: seconds.
+        points: ``(seconds, bytes)``: so much differs from how it was, after so long.
+        rate: at first, bytes a second.
+        hot: bytes that are written again and again; what differs tends to this.
+        passes: the following ones, until the next would be no shorter.
+        converges: the last pass is within the pause that was asked for.
+        pause: how long the last pass takes with the source quiet.
+        needed: wire rate at which it would be within the pause; None where no link helps.
+    """
+
+    watched: float
+    points: tuple[tuple[float, float], ...]
+    rate: float
+    hot: float
+    passes: tuple[PassFigures, ...]
+    converges: bool
+    pause: Range
+    needed: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateResult:
+    """An estimate.
+
+    Args:
+        slot, to: where the transfer would go; empty without a probe.
+        generation: committed passes that the slot holds already: the next pass would be incremental.
+        seconds: of the first pass as ``send`` counts them: preparation, transfer and commit.
+        preparation, transfer, commit: its parts.
+        verify: if it is asked for afterwards.
+        wire: bytes on the data connections.
+        rate: bytes of the disk a second, while it transfers.
+        bottleneck: ``read``, ``processor``, ``link`` or ``target``.
+        level: of compression that the rehearsal ended with; None for none.
+        target: ``file`` where the target's writing was measured on a scratch file, ``nowhere`` where it was not.
+        took: seconds that the estimate took.
+    """
+
+    source: str
+    slot: str
+    to: str
+    generation: int
+    figures: SourceFigures
+    link: LinkFigures | None
+    seconds: Range | None
+    preparation: float
+    transfer: Range | None
+    commit: float
+    verify: Range | None
+    wire: Range | None
+    rate: float
+    bottleneck: str
+    level: int | None
+    target: str
+    changes: ChangeFigures | None
+    took: float
