@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.serving import MIB, Receiver, receiver
 
 from blocksync import api
 from blocksync.engine.cancel import Cancel
@@ -19,6 +18,7 @@ from blocksync.estimate.rehearsal import Rehearsal, rehearse
 from blocksync.estimate.trial import TrialDisk, noise
 from blocksync.options import SendOptions
 from blocksync.protocol.messages import CONTROL_VERSION, OpenRequest
+from tests.serving import MIB, Receiver, receiver
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def served(tmp_path: Path) -> Iterator[Receiver]:
         yield made
 
 
-def rehearsed(served: Receiver, seconds: float = 0.4, connections: int = 2, cancel: Cancel | None = None) -> Rehearsal:
+def rehearsed(
+    served: Receiver, seconds: float = 0.4, connections: int = 2, cancel: Cancel | None = None
+) -> Rehearsal:
     reach = served.reach(code=served.listening.code)
     try:
         with reach.rehearsal_route() as route:
@@ -43,7 +45,7 @@ def state_of(served: Receiver) -> dict[str, str]:
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(served.folder.rglob("*"))
-        if path.is_file() and "sender" not in path.parts and path.name not in ("grants.json", "grants.json.lock", "hold")
+        if path.is_file() and "sender" not in path.parts and not path.name.startswith(("grants.json", "hold"))
     }
 
 
