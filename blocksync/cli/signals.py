@@ -42,6 +42,8 @@ class Interrupts:
         self._output = output
         self._cancel: Cancel | None = None
         self._asking = False
+        self._holding = False
+        self._held = False
         self._count = 0
         self._installed = False
         self._previous: dict[int, Any] = {}
@@ -96,8 +98,22 @@ class Interrupts:
         finally:
             self._asking = False
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """For a moment, KeyboardInterrupt waits: what is made meanwhile is known to whoever must end it."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+            if self._held:
+                self._held = False
+                raise KeyboardInterrupt
+
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self._cancel is None or self._asking:
+        if self._holding:
+            self._held = True
+        elif self._cancel is None or self._asking:
             raise KeyboardInterrupt
 
     def _listen(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -303,3 +305,20 @@ def test_tables_take_their_cells_literally() -> None:
     assert "[red]evil[/]\\x1b[2J" in text
     assert "x" * 200 in text
     assert not text.startswith("\n")
+
+
+def test_an_interrupt_waits_for_what_must_be_known() -> None:
+    from blocksync.cli.signals import Interrupts
+
+    reached: list[str] = []
+
+    def work(interrupts: Interrupts) -> None:
+        with interrupts.held():
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("the end of the block")
+        reached.append("what follows it")
+
+    # The thread that counts signals ends the process at the second one: here is only one.
+    with Interrupts(Output()) as interrupts, pytest.raises(KeyboardInterrupt):
+        work(interrupts)
+    assert reached == ["the end of the block"]

@@ -21,7 +21,6 @@ from blocksync.errors import StateError, UsageError, from_os_error
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blocksync.cli.demo.child import Child
     from blocksync.cli.demo.story import Ending, Step
 
 MIB = 1 << 20
@@ -42,6 +41,7 @@ def demo(session: Session, size: int, keep: bool) -> int:
 
     Pairs, makes a full pass whose sender is killed, resumes it, sends changes, verifies, and repairs damage.
     """
+    from blocksync.cli.demo.child import Child
     from blocksync.cli.demo.story import Story
 
     size = -(-size // MIB) * MIB
@@ -58,11 +58,21 @@ def demo(session: Session, size: int, keep: bool) -> int:
         steps.append(step)
         session.output.event("step", dataclasses.asdict(step), f"  {step.name}: {step.happened}")
 
+    def start(words: tuple[str, ...]) -> Child:
+        # An interrupt between the start of a process and our knowing it would leave it running.
+        with session.interrupts.held():
+            children.append(Child(*words))
+        return children[-1]
+
+    def stop_children() -> None:
+        for child in children:
+            child.stop()
+
     session.interrupts.before_exit = kill_children
-    with _folder(size, keep) as folder:
+    with _folder(size, keep) as folder, contextlib.ExitStack() as ends:
+        ends.callback(stop_children)
         session.output.note(f"in {folder}")
-        story = Story(folder, size, tell=tell, begin=session.output.note, adopt=children.append)
-        ending = story.run()
+        ending = Story(folder, size, tell=tell, begin=session.output.note, start=start).run()
         _conclude(session, steps, ending, time.monotonic() - began, folder if keep else None)
     return 0
 

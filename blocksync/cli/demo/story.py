@@ -48,7 +48,7 @@ class Story:
         size: of the sample disk, bytes.
         tell: called with each step when it is over.
         begin: called with what is about to be done, in a few words.
-        adopt: called with each child process that was started.
+        start: of a child process, by the words of its command line; whoever tells the story ends what still runs.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Story:
         *,
         tell: Callable[[Step], None],
         begin: Callable[[str], None],
-        adopt: Callable[[Child], None],
+        start: Callable[[tuple[str, ...]], Child],
     ) -> None:
         self._disk = SampleDisk(folder / "source.img", size)
         self._target = folder / "target.img"
@@ -67,7 +67,7 @@ class Story:
         self._to = ""
         self._tell = tell
         self._begin = begin
-        self._adopt = adopt
+        self._begin_child = start
 
     def run(self) -> Ending:
         """From an empty folder to two identical disks.
@@ -186,9 +186,7 @@ class Story:
         return self._start("send", *words, *more)
 
     def _start(self, *words: str) -> Child:
-        child = Child(*words)
-        self._adopt(child)
-        return child
+        return self._begin_child(words)
 
 
 def _until_durable(child: Child) -> Said:
