@@ -37,6 +37,7 @@ from blocksync.sources.base import Source
 
 if TYPE_CHECKING:
     from blocksync.engine.reach import Reach
+    from blocksync.volumes.layout import Layout
 
 __all__ = [
     "Cancel",
@@ -66,6 +67,7 @@ __all__ = [
     "copy",
     "default_state_dir",
     "estimate",
+    "inspect",
     "manifests",
     "peers",
     "rebuild",
@@ -253,6 +255,24 @@ async def aestimate(source: str | Source, options: EstimateOptions | None = None
 async def averify(source: str | Source, options: VerifyOptions) -> VerifyResult:
     """:func:`verify` for asyncio."""
     return await _in_thread(lambda cancel: verify(source, options, cancel=cancel))
+
+
+def inspect(disks: Sequence[str]) -> Layout:
+    """What is on disks or disk images: partition tables, LVM, filesystems, and how much of them is used.
+
+    Args:
+        disks: paths; all disks of a volume group together.
+
+    Raises:
+        SourceError: a disk cannot be opened or read. What is damaged or unknown is told in the layout.
+    """
+    from blocksync.sources import open_source
+    from blocksync.volumes.layout import read_layout
+    from blocksync.volumes.reader import SourceReader
+
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_source(disk)) for disk in disks]
+        return read_layout([(disk.name, SourceReader(disk)) for disk in opened])
 
 
 def peers(state_dir: Path | None = None) -> list[PeerInfo]:

@@ -18,8 +18,8 @@ def need_root() -> None:
         pytest.skip("loop devices and mounts need root")
 
 
-def run(*words: str | Path) -> str:
-    done = subprocess.run([str(word) for word in words], check=False, capture_output=True, text=True)
+def run(*words: str | Path, text: str | None = None) -> str:
+    done = subprocess.run([str(word) for word in words], input=text, check=False, capture_output=True, text=True)
     assert done.returncode == 0, (words, done.stdout, done.stderr)
     return done.stdout.strip()
 

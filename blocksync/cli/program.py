@@ -15,6 +15,7 @@ COMMANDS = {
     "copy": "blocksync.cli.copying",
     "verify": "blocksync.cli.verifying",
     "estimate": "blocksync.cli.estimating",
+    "inspect": "blocksync.cli.inspecting",
     "manifest": "blocksync.cli.slots",
     "peers": "blocksync.cli.trusted",
     "revoke": "blocksync.cli.trusted",

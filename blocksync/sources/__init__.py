@@ -11,12 +11,24 @@ from blocksync.sources.base import Source
 __all__ = ["Source", "open_source"]
 
 
-def open_source(path: str) -> Source:
-    """Open a disk image or a block device for reading.
+def open_source(text: str) -> Source:
+    """Open what a person names: a disk image, a block device, or a place on some of these.
+
+    Args:
+        text: a path; or ``disk.img#2``, ``disk.img#vg0/root``, ``a.img,b.img#vg0/root``.
 
     Raises:
         SourceError: it is missing, forbidden, empty, or neither a file nor a block device.
+        LayoutError: a place is not there, or cannot be read.
     """
+    if "#" in text and not os.path.exists(text):
+        from blocksync.sources.volume import open_place_source
+
+        return open_place_source(text)
+    return _open_disk(text)
+
+
+def _open_disk(path: str) -> Source:
     from blocksync.sources.disk import DeviceSource, FileSource
 
     try:

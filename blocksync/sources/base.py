@@ -61,6 +61,14 @@ class Source(abc.ABC):
         Holes and zeros are only ever claimed where every byte reads as zero at the time of asking.
         """
 
+    def extents_within(self, first: int, stop: int) -> Iterator[Extent]:
+        """As :meth:`extents`, of ``[first, stop)`` alone, in a time that does not depend on ``first``.
+
+        A source that cannot say answers one data extent.
+        """
+        if first < stop:
+            yield Extent(first, stop - first)
+
     @abc.abstractmethod
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the whole buffer from ``offset``; short reads are repeated here.

@@ -41,19 +41,23 @@ class FileSource(Source):
         return True
 
     def extents(self) -> Iterator[Extent]:
+        return self.extents_within(0, self.size)
+
+    def extents_within(self, first: int, stop: int) -> Iterator[Extent]:
         if not self.capabilities.extents:
-            yield Extent(0, self.size)
+            if first < stop:
+                yield Extent(first, stop - first)
             return
-        at = 0
-        while at < self.size:
+        at = first
+        while at < stop:
             try:
                 found = allocated_from(self._descriptor, at)
             except OSError as error:
                 raise from_os_error(error, SourceError, f"cannot find the holes of {self.name}") from error
             start, end = found if found is not None else (self.size, self.size)
             # The file may have grown since; and its last extent ends within the last sector.
-            start = min(start, self.size)
-            end = self.size if end >= self._bytes else end
+            start = min(start, stop)
+            end = min(self.size if end >= self._bytes else end, stop)
             if start > at:
                 yield Extent(at, start - at, ExtentKind.HOLE)
             if end > start:

@@ -11,14 +11,15 @@ Reading a store that is in use needs a reader that bypasses the page cache: the 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from blocksync.errors import LayoutDamagedError, LayoutUnknownError, SnapshotInvalidError
-from blocksync.volumes.reader import Reader, check_range, read_bounded
+from blocksync.volumes.reader import Composite, Reader, Run, read_bounded
 
 _HEADER = struct.Struct("<IIII")
 _ENTRY_BYTES = 16
 _MAGIC = 0x70416E53
-_MOST_EXCEPTIONS = 1 << 25  # 128 GiB of changes in chunks of 4 KiB; about 3 GiB of memory
+_MOST_EXCEPTIONS = 1 << 22  # 16 GiB of changes in chunks of 4 KiB; about 400 MiB of memory
 
 
 class CowStore:
@@ -57,7 +58,8 @@ class CowStore:
             for old, new in struct.iter_unpack("<QQ", raw):
                 if not new:
                     return found
-                if new >= chunks or new == area:
+                # Chunk 0 is the header; every (per_area + 1)-th from chunk 1 on is a table like this one.
+                if new >= chunks or (new - 1) % (per_area + 1) == 0:
                     raise LayoutDamagedError(f"the snapshot's store names its chunk {new} of {chunks}")
                 if len(found) >= _MOST_EXCEPTIONS:
                     raise LayoutUnknownError("the snapshot holds more changes than are read here")
@@ -65,24 +67,24 @@ class CowStore:
             area += per_area + 1
         return found
 
-    def chunk(self, number: int, within: int, length: int) -> bytes:
-        """Bytes of a chunk of the store."""
-        return self._reader.pread(number * self.chunk_bytes + within, length)
+    def run(self, number: int, within: int, length: int) -> Run:
+        """Where bytes of a chunk of the store lie."""
+        return self._reader, number * self.chunk_bytes + within, length
 
 
-class SnapshotReader:
+class SnapshotReader(Composite):
     """The origin as it was, with what was written to the snapshot."""
+
+    kind = "a snapshot"
 
     def __init__(self, origin: Reader, store: CowStore) -> None:
         self._origin = origin
         self._store = store
         self.size = origin.size
 
-    def pread(self, offset: int, length: int, /) -> bytes:
-        check_range(self.size, offset, length, "a read of a snapshot")
+    def runs(self, offset: int, length: int) -> Iterator[Run]:
         end = offset + length
         unit = self._store.chunk_bytes
-        pieces: list[bytes] = []
         plain = offset  # the start of a run that is still the origin's
         while offset < end:
             number, within = divmod(offset, unit)
@@ -90,10 +92,9 @@ class SnapshotReader:
             new = self._store.exceptions.get(number)
             if new is not None:
                 if plain < offset:
-                    pieces.append(self._origin.pread(plain, offset - plain))
-                pieces.append(self._store.chunk(new, within, count))
+                    yield self._origin, plain, offset - plain
+                yield self._store.run(new, within, count)
                 plain = offset + count
             offset += count
         if plain < end:
-            pieces.append(self._origin.pread(plain, end - plain))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            yield self._origin, plain, end - plain

@@ -87,13 +87,16 @@ def has_label(reader: Reader) -> bool:
 
 
 def _find_label(reader: Reader) -> tuple[int, bytes] | None:
-    for sector in range(4):
-        if (sector + 1) * SECTOR_BYTES > reader.size:
-            break
+    """The first sound label of the four sectors, as LVM takes it; else the first one that is there."""
+    first: tuple[int, bytes] | None = None
+    for sector in range(min(4, reader.size // SECTOR_BYTES)):
         raw = reader.pread(sector * SECTOR_BYTES, SECTOR_BYTES)
         if raw.startswith(b"LABELONE") and raw[24:32] == b"LVM2 001":
-            return sector, raw
-    return None
+            _, number, crc, _, _ = _LABEL.unpack_from(raw)
+            if number == sector and lvm_crc(raw[20:]) == crc:
+                return sector, raw
+            first = first or (sector, raw)
+    return first
 
 
 def read_physical_volume(reader: Reader) -> PhysicalVolume | None:

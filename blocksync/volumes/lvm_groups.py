@@ -149,8 +149,33 @@ def read_groups(devices: Iterable[PhysicalVolume]) -> list[Group]:
             )
         for copy in device.copies:
             copies.setdefault(copy.vg.text("id"), []).append(copy)
-    groups = [_group(found, known) for found in copies.values()]
+    newest = [max(found, key=lambda copy: copy.seqno) for found in copies.values()]
+    groups = [_group(found, _members_of(found[0], known, newest)) for found in copies.values()]
     return sorted(groups, key=lambda group: (group.name, group.uuid))
+
+
+def _members_of(
+    copy: MetadataCopy, known: dict[str, PhysicalVolume], newest: list[MetadataCopy]
+) -> dict[str, PhysicalVolume]:
+    """The devices that a group may use.
+
+    A disk that was away when it left the group is still listed by those that stayed, or the other way round. Its own
+    text says whose it is; one without a text of its own is nobody's as soon as two groups list it.
+    """
+    mine = copy.vg.text("id")
+    found: dict[str, PhysicalVolume] = {}
+    for uuid, device in known.items():
+        if device.copies:
+            belongs = any(own.vg.text("id") == mine for own in device.copies)
+        else:
+            belongs = sum(uuid in _listed(other) for other in newest) < 2
+        if belongs:
+            found[uuid] = device
+    return found
+
+
+def _listed(copy: MetadataCopy) -> set[str]:
+    return {section.text("id") for section in copy.vg.section("physical_volumes").sections.values()}
 
 
 def find_group(groups: Iterable[Group], name: str) -> Group:

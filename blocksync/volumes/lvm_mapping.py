@@ -6,7 +6,7 @@ type, volumes in motion (pvmove, merge, conversion, reshape), a leg out of sync,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from blocksync.errors import (
     LayoutDamagedError,
@@ -17,7 +17,7 @@ from blocksync.errors import (
 from blocksync.volumes.cow import CowStore, SnapshotReader
 from blocksync.volumes.lvm_groups import SECTOR_BYTES, Group, LogicalVolume, Segment
 from blocksync.volumes.raid_state import readable_legs
-from blocksync.volumes.reader import Concatenated, Reader, Window, check_range
+from blocksync.volumes.reader import Composite, Concatenated, Reader, Run, Window
 from blocksync.volumes.striping import PARITY_LAYOUTS, Striped, near_copies, parity, stripes
 from blocksync.volumes.thin import ThinPool, ThinReader
 
@@ -26,15 +26,14 @@ _IN_MOTION = frozenset({"PVMOVE", "LOCKED", "CONVERTING", "RESHAPE", "RESHAPE_DA
 _HIDDEN_TYPES = frozenset({"snapshot", "thin-pool", "cache-pool", "vdo-pool"})
 
 
-class _Zeros:
+class _Zeros(Composite):
     """A segment of type ``zero``."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def pread(self, offset: int, length: int, /) -> bytes:
-        check_range(self.size, offset, length, "a read of a zero segment")
-        return bytes(length)
+    def runs(self, _offset: int, length: int) -> Iterator[Run]:
+        yield None, 0, length
 
 
 def open_volume(group: Group, name: str) -> Reader:
@@ -215,6 +214,15 @@ def _build_thin(opening: _Opening, volume: LogicalVolume, segment: Segment) -> R
     origin = opening.open(external) if external else None
     size = segment.extent_count * opening.group.extent_bytes
     return ThinReader(pool, section.number("device_id"), size, origin)
+
+
+def stamp(group: Group, name: str) -> str:
+    """A text that changes with where the bytes of a volume lie: the group's metadata, and those of its thin pool."""
+    text = f"{group.uuid}:{group.seqno}"
+    for segment in group.volume(name).segments:
+        if segment.type == "thin":
+            text += f":{open_pool(group, segment.section.text('thin_pool')).mark()}"
+    return text
 
 
 def open_pool(group: Group, name: str) -> ThinPool:

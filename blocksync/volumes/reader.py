@@ -7,10 +7,12 @@ lengths are checked against ``size`` before anything is allocated.
 
 from __future__ import annotations
 
+import abc
 import mmap
 import os
 from bisect import bisect_right
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Protocol, TypeAlias
 
 from blocksync.errors import LayoutDamagedError, SourceError, from_os_error
 
@@ -60,8 +62,54 @@ class BytesReader:
         return self._data[offset : offset + length]
 
 
-class Window:
+Run: TypeAlias = "tuple[Reader | None, int, int]"
+"""A reader, an offset in it and a length; no reader means zeros."""
+
+
+class Composite(abc.ABC):
+    """A reader over other readers: where each byte lies is known without reading it.
+
+    That is what lets a logical volume be read straight into a caller's buffer, and its holes be those of the image
+    that it lies in; see :func:`resolve`.
+    """
+
+    size: int
+    kind = "a volume"
+
+    @abc.abstractmethod
+    def runs(self, offset: int, length: int) -> Iterator[Run]:
+        """What ``[offset, offset + length)``, which lies within ``size``, is made of, in order and without a gap."""
+
+    def pread(self, offset: int, length: int, /) -> bytes:
+        check_range(self.size, offset, length, f"a read of {self.kind}")
+        pieces = [
+            bytes(count) if reader is None else reader.pread(at, count)
+            for reader, at, count in self.runs(offset, length)
+        ]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def resolve(reader: Reader, offset: int, length: int) -> Iterator[Run]:
+    """What a range of a reader is made of in the end: runs of readers that are no composites, and zeros.
+
+    Raises:
+        LayoutError: the range, or one it leads to, lies outside its reader.
+    """
+    check_range(reader.size, offset, length, "a range of a volume")
+    if not isinstance(reader, Composite):
+        yield reader, offset, length
+        return
+    for inner, at, count in reader.runs(offset, length):
+        if inner is None:
+            yield None, at, count
+        else:
+            yield from resolve(inner, at, count)
+
+
+class Window(Composite):
     """A part of another reader: a partition, a metadata area."""
+
+    kind = "a part"
 
     def __init__(self, base: Reader, offset: int, size: int) -> None:
         check_range(base.size, offset, size, "a part of a disk")
@@ -69,9 +117,8 @@ class Window:
         self.offset = offset
         self.size = size
 
-    def pread(self, offset: int, length: int, /) -> bytes:
-        check_range(self.size, offset, length, "a read of a part")
-        return self._base.pread(self.offset + offset, length)
+    def runs(self, offset: int, length: int) -> Iterator[Run]:
+        yield self._base, self.offset + offset, length
 
 
 class FileReader:
@@ -126,14 +173,14 @@ class SourceReader:
     """A source as a reader: unaligned reads become aligned ones, in page-aligned memory, as O_DIRECT wants them."""
 
     def __init__(self, source: ReadsInto) -> None:
-        self._source = source
+        self.source = source
         self.size = source.size
 
     def pread(self, offset: int, length: int, /) -> bytes:
         check_range(self.size, offset, length, "a read of the disk")
         if not length:
             return b""
-        unit = max(1, self._source.capabilities.alignment)
+        unit = max(1, self.source.capabilities.alignment)
         start = offset // unit * unit
         end = min(-(-(offset + length) // unit) * unit, self.size)
         pieces: list[bytes] = []
@@ -141,7 +188,7 @@ class SourceReader:
             while start < end:
                 count = min(end - start, len(room) // unit * unit or len(room))
                 with memoryview(room) as whole, whole[:count] as view:
-                    self._source.read_into(start, view)
+                    self.source.read_into(start, view)
                     first = max(offset - start, 0)
                     last = min(offset + length - start, count)
                     pieces.append(bytes(view[first:last]))
@@ -149,45 +196,42 @@ class SourceReader:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-class Concatenated:
+class Concatenated(Composite):
     """Several runs of other readers, one after the other, as one reader; gaps read as zeros.
 
     Args:
-        runs: ``(offset here, length, reader, offset there)``, sorted, without overlap.
+        parts: ``(offset here, length, reader, offset there)``, sorted, without overlap.
         size: bytes.
     """
 
-    def __init__(self, runs: list[tuple[int, int, Reader, int]], size: int) -> None:
+    def __init__(self, parts: list[tuple[int, int, Reader, int]], size: int) -> None:
         at = 0
-        for offset, length, reader, there in runs:
+        for offset, length, reader, there in parts:
             if offset < at or length <= 0:
                 raise LayoutDamagedError("the runs of a volume overlap")
             check_range(reader.size, there, length, "a run of a volume")
             at = offset + length
         if at > size:
             raise LayoutDamagedError("a run of a volume passes its end")
-        self._runs = runs
-        self._starts = [run[0] for run in runs]
+        self._parts = parts
+        self._starts = [part[0] for part in parts]
         self.size = size
 
-    def pread(self, offset: int, length: int, /) -> bytes:
-        check_range(self.size, offset, length, "a read of a volume")
+    def runs(self, offset: int, length: int) -> Iterator[Run]:
         end = offset + length
-        pieces: list[bytes] = []
         index = max(bisect_right(self._starts, offset) - 1, 0)
         while offset < end:
-            if index >= len(self._runs):
-                pieces.append(bytes(end - offset))
-                break
-            start, count, reader, there = self._runs[index]
+            if index >= len(self._parts):
+                yield None, 0, end - offset
+                return
+            start, count, reader, there = self._parts[index]
             if offset < start:
                 stop = min(start, end)
-                pieces.append(bytes(stop - offset))
+                yield None, 0, stop - offset
                 offset = stop
             elif offset < start + count:
                 stop = min(start + count, end)
-                pieces.append(reader.pread(there + offset - start, stop - offset))
+                yield reader, there + offset - start, stop - offset
                 offset = stop
             else:
                 index += 1
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)

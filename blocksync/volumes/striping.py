@@ -7,17 +7,17 @@ out of sync is refused before it comes to this.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from blocksync.errors import LayoutDamagedError
-from blocksync.volumes.reader import Reader, check_range
+from blocksync.volumes.reader import Composite, Reader, Run
 
 Place: TypeAlias = "Callable[[int], tuple[int, int]]"
 """From the number of a piece to ``(part, row)``."""
 
 
-class Striped:
+class Striped(Composite):
     """Parts joined piece by piece.
 
     Args:
@@ -25,6 +25,8 @@ class Striped:
         piece_bytes: the stripe size.
         place: where a piece lies.
     """
+
+    kind = "a striped volume"
 
     def __init__(self, parts: list[Reader], piece_bytes: int, size: int, place: Place) -> None:
         if piece_bytes <= 0:
@@ -34,17 +36,14 @@ class Striped:
         self._place = place
         self.size = size
 
-    def pread(self, offset: int, length: int, /) -> bytes:
-        check_range(self.size, offset, length, "a read of a striped volume")
+    def runs(self, offset: int, length: int) -> Iterator[Run]:
         end = offset + length
-        pieces: list[bytes] = []
         while offset < end:
             piece, within = divmod(offset, self._piece_bytes)
             count = min(self._piece_bytes - within, end - offset)
             part, row = self._place(piece)
-            pieces.append(self._parts[part].pread(row * self._piece_bytes + within, count))
+            yield self._parts[part], row * self._piece_bytes + within, count
             offset += count
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def stripes(count: int) -> Place:

@@ -16,9 +16,8 @@ from functools import lru_cache
 from itertools import pairwise
 
 from blocksync.errors import LayoutDamagedError, LayoutUnknownError, VolumeUnsettledError
-from blocksync.extents import Extent, merge
 from blocksync.volumes.crc32c import crc32c
-from blocksync.volumes.reader import Reader, check_range, read_bounded
+from blocksync.volumes.reader import Composite, Reader, Run, read_bounded
 
 BLOCK_BYTES = 4096
 _MAGIC = 27022010
@@ -65,6 +64,7 @@ class ThinPool:
 
     def __init__(self, metadata: Reader, data: Reader, chunk_bytes: int, transaction_id: int | None = None) -> None:
         self._metadata = metadata
+        self._blocks = metadata.size // BLOCK_BYTES
         self.data = data
         self.chunk_bytes = chunk_bytes
         raw = read_bounded(metadata, 0, BLOCK_BYTES, "thin pool superblock")
@@ -72,7 +72,7 @@ class ThinPool:
         if magic != _MAGIC:
             raise LayoutDamagedError("the thin pool's metadata have no superblock")
         _checked(raw, _SUPERBLOCK_SALT, 0, "thin pool superblock")
-        (flags,) = struct.unpack_from("<I", raw, 4)
+        self._superblock_sum, flags = struct.unpack_from("<II", raw)
         (transaction,) = struct.unpack_from("<Q", raw, 48)
         self._mapping_root, self._details_root = struct.unpack_from("<QQ", raw, 320)
         (sectors,) = struct.unpack_from("<I", raw, 336)
@@ -91,6 +91,10 @@ class ThinPool:
                 remedy="activate the pool once, so that its pending messages are sent; or lvconvert --repair",
             )
         self._node = lru_cache(maxsize=_CACHED_NODES)(self._read_node)
+
+    def mark(self) -> str:
+        """Changes with every commit of the pool's metadata."""
+        return f"{self._mapping_root}:{self._details_root}:{self._superblock_sum:08x}"
 
     def _read_node(self, block: int, value_bytes: int) -> _Node:
         raw = read_bounded(self._metadata, block * BLOCK_BYTES, BLOCK_BYTES, "thin pool node")
@@ -121,9 +125,13 @@ class ThinPool:
             block = node.values[index]
         raise LayoutDamagedError("a tree of the thin pool is too deep")
 
-    def _items(self, block: int, first: int, stop: int, depth: int = 0) -> Iterator[tuple[int, int]]:
-        if depth >= _MOST_DEPTH:
-            raise LayoutDamagedError("a tree of the thin pool is too deep")
+    def _items(
+        self, block: int, first: int, stop: int, visits: list[int], depth: int = 0
+    ) -> Iterator[tuple[int, int]]:
+        # A tree visits each block of the metadata at most once; one that was made to branch back does not end.
+        visits[0] += 1
+        if depth >= _MOST_DEPTH or visits[0] > self._blocks:
+            raise LayoutDamagedError("a tree of the thin pool is too deep, or leads back into itself")
         node = self._node(block, 8)
         if node.leaf:
             for index in range(bisect_left(node.keys, first), len(node.keys)):
@@ -136,7 +144,8 @@ class ThinPool:
                 return
             limit = node.keys[index + 1] if index + 1 < len(node.keys) else stop
             # A child keeps to its range, so that no tree, however damaged, gives a block twice or out of order.
-            yield from self._items(node.values[index], max(first, node.keys[index]), min(stop, limit), depth + 1)
+            start, end = max(first, node.keys[index]), min(stop, limit)
+            yield from self._items(node.values[index], start, end, visits, depth + 1)
 
     def mapped_blocks(self, device_id: int) -> int | None:
         """How many chunks a device has, as its details say; None where the pool does not know it."""
@@ -162,15 +171,17 @@ class ThinPool:
             LayoutDamagedError: a mapping leaves the data volume.
         """
         most = -(-self.data.size // self.chunk_bytes)
-        for key, value in self._items(root, first, stop):
+        for key, value in self._items(root, first, stop, [0]):
             data_block = value >> 24
             if data_block >= most:
                 raise LayoutDamagedError(f"the thin pool maps a chunk to {data_block} of {most}")
             yield key, data_block
 
 
-class ThinReader:
+class ThinReader(Composite):
     """A thin volume. What is not mapped reads as zeros, or from the external origin."""
+
+    kind = "a thin volume"
 
     def __init__(self, pool: ThinPool, device_id: int, size: int, external: Reader | None = None) -> None:
         self._pool = pool
@@ -178,39 +189,23 @@ class ThinReader:
         self._external = external
         self.size = size
 
-    def pread(self, offset: int, length: int, /) -> bytes:
-        check_range(self.size, offset, length, "a read of a thin volume")
-        if not length:
-            return b""
+    def runs(self, offset: int, length: int) -> Iterator[Run]:
         unit = self._pool.chunk_bytes
         end = offset + length
-        pieces: list[bytes] = []
         at = offset
         for key, data_block in self._pool.mappings(self._root, offset // unit, -(-end // unit)):
             start, stop = max(key * unit, offset), min((key + 1) * unit, end)
             if at < start:
-                pieces.append(self._unmapped(at, start - at))
-            pieces.append(self._pool.data.pread(data_block * unit + start - key * unit, stop - start))
+                yield from self._unmapped(at, start - at)
+            yield self._pool.data, data_block * unit + start - key * unit, stop - start
             at = stop
         if at < end:
-            pieces.append(self._unmapped(at, end - at))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            yield from self._unmapped(at, end - at)
 
-    def _unmapped(self, offset: int, length: int) -> bytes:
+    def _unmapped(self, offset: int, length: int) -> Iterator[Run]:
         origin = self._external
-        if origin is None or offset >= origin.size:
-            return bytes(length)
-        there = min(length, origin.size - offset)
-        return origin.pread(offset, there) + bytes(length - there)
-
-    def extents(self) -> Iterator[Extent]:
-        """What is mapped, lazily; all of it where an external origin shines through."""
-        if self._external is not None:
-            yield Extent(0, self.size)
-            return
-        unit = self._pool.chunk_bytes
-        stop = -(-self.size // unit)
-        yield from merge(
-            Extent(key * unit, min((key + 1) * unit, self.size) - key * unit)
-            for key, _ in self._pool.mappings(self._root, 0, stop)
-        )
+        there = 0 if origin is None else max(min(length, origin.size - offset), 0)
+        if there:
+            yield origin, offset, there
+        if there < length:
+            yield None, 0, length - there

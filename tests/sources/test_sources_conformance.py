@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import random
 import threading
@@ -15,7 +16,7 @@ from blocksync.errors import SourceError
 from blocksync.sources import open_source
 from blocksync.sources.base import Source
 from blocksync.sources.memory import MemorySource
-from tests.devices import loop_device, need_root
+from tests.devices import loop_device, need_root, run
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -46,7 +47,16 @@ def write_sparse(path: Path, content: bytes) -> None:
         file.truncate(len(content))
 
 
-KINDS = ["sparse file", "dense file", "odd file", "device 512", "device 4096", "memory"]
+KINDS = [
+    "sparse file",
+    "dense file",
+    "odd file",
+    "device 512",
+    "device 4096",
+    "memory",
+    "partition",
+    "device partition",
+]
 
 
 @pytest.fixture(params=KINDS)
@@ -60,6 +70,14 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sample]:
         memory.write(3 * MIB, content[3 * MIB : 3 * MIB + 64 * 1024])
         memory.write(SIZE - 64 * 1024, content[-64 * 1024 :])
         yield Sample(memory, content)
+        return
+    if kind.endswith("partition"):
+        need_root()
+        write_sparse(path, bytes(MIB) + content + bytes(MIB))
+        run("sfdisk", "-q", path, "--no-reread", text=f"label: gpt\nstart=2048, size={SIZE // 512}\n")
+        with contextlib.ExitStack() as stack:
+            disk = stack.enter_context(loop_device(path)) if kind.startswith("device") else str(path)
+            yield Sample(stack.enter_context(open_source(f"{disk}#1")), content)
         return
     if kind == "dense file":
         path.write_bytes(content)
@@ -109,7 +127,7 @@ def test_extents_cover_the_disk_and_holes_read_as_zeros(sample: Sample) -> None:
 
 def test_holes_are_known_where_it_says_so(sample: Sample, request: pytest.FixtureRequest) -> None:
     holes = sum(extent.length for extent in sample.source.extents() if extent.reads_as_zeros)
-    sparse = request.node.callspec.params["sample"] in ("sparse file", "odd file", "memory")
+    sparse = request.node.callspec.params["sample"] in ("sparse file", "odd file", "memory", "partition")
     assert (holes > 4 * MIB) == sparse
     assert sample.source.capabilities.extents or not holes
 
