@@ -12,7 +12,13 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     ├── IncompleteError            3   stopped early; what is durable stays, the same command resumes
     │   └── GroupIncompleteError   3   some disks of a transfer failed, others are committed
     ├── SourceError                4
+    │   ├── NbdSourceError         4   an NBD server answered, and the answer is an error
+    │   ├── NbdSourceLostError     4   an NBD server cannot be reached, or went away
+    │   └── NbdSourceProtocolError 4   what an NBD server sent is no NBD
     ├── TargetError                5
+    │   ├── NbdTargetError         5
+    │   ├── NbdTargetLostError     5
+    │   ├── NbdTargetProtocolError 5
     │   ├── TargetRefusedError     5   rule 9: too small, mounted, held, not consented to
     │   └── TargetSyncError        5   a sync failed; the window is unknown
     ├── StateError                 6
@@ -129,6 +135,22 @@ class SourceError(BlocksyncError):
     default_remedy = "check the path and that you may read it"
 
 
+class NbdSourceError(SourceError):
+    code = "BS1500"
+    default_remedy = "look at the NBD server's messages and at the image behind it"
+
+
+class NbdSourceLostError(SourceError):
+    code = "BS1501"
+    retryable = True
+    default_remedy = "check that the NBD server runs, its address, and the firewall"
+
+
+class NbdSourceProtocolError(SourceError):
+    code = "BS1502"
+    default_remedy = "make sure that an NBD server answers at this address (qemu-nbd, nbdkit), and update it"
+
+
 class TargetError(BlocksyncError):
     exit_code = 5
     code = "BS0500"
@@ -144,6 +166,24 @@ class TargetSyncError(TargetError):
     code = "BS0502"
     retryable = True
     default_remedy = "look at the kernel log for the disk's errors; the affected window will be sent again"
+
+
+class NbdTargetError(TargetError):
+    code = "BS1510"
+    default_remedy = "look at the NBD server's messages and at the image behind it"
+
+
+class NbdTargetLostError(TargetError):
+    """What was written since the last sync may be gone with the server."""
+
+    code = "BS1511"
+    retryable = True
+    default_remedy = "check that the NBD server runs, its address, and the firewall"
+
+
+class NbdTargetProtocolError(TargetError):
+    code = "BS1512"
+    default_remedy = "make sure that an NBD server answers at this address (qemu-nbd, nbdkit), and update it"
 
 
 class StateError(BlocksyncError):

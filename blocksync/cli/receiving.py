@@ -39,7 +39,7 @@ _ANYWHERE = ("192.0.2.1", 9)
     multiple=True,
     required=True,
     metavar="[SLOT=]PATH",
-    help="An image file or a block device to offer, and its name for senders. Repeatable.",
+    help="An image file, block device or nbd:// export to offer, and its name for senders. Repeatable.",
 )
 @click.option("--create", type=sized(512), metavar="SIZE", help="Make image files that are missing, of this size.")
 @click.option(
@@ -111,7 +111,9 @@ def target_specs(
     for path in consents.values():
         raise UsageError(f"--overwrite {path} names no target", remedy="name it as in --target, without the slot")
     if create is not None and all(spec.create_size is None for spec in specs):
-        raise UsageError("--create makes image files, and every target is a device", remedy="leave --create out")
+        raise UsageError(
+            "--create makes image files, and every target is a device or an export", remedy="leave --create out"
+        )
     return tuple(specs)
 
 
@@ -120,6 +122,7 @@ def _split(target: str) -> tuple[str, str]:
     from blocksync.trust.names import check_slot_name
 
     slot, equals, path = target.partition("=")
+    # An address has its own equals signs, behind separators; a slot may stand before it.
     if not equals or os.sep in slot or os.path.lexists(target):
         return "", target
     if not path:
@@ -128,6 +131,8 @@ def _split(target: str) -> tuple[str, str]:
 
 
 def _is_device(path: str) -> bool:
+    if "://" in path:
+        return True
     try:
         return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:

@@ -66,13 +66,16 @@ def estimates_folder(state: Path) -> Path:
 
 def local_folder(state: Path, target_path: str) -> Path:
     """One folder a local target, named by its path, so that a second copy to it is incremental."""
-    real = os.path.realpath(target_path)
+    real = target_path if "://" in target_path else os.path.realpath(target_path)
     name = "".join(c if c.isalnum() else "-" for c in os.path.basename(real))[:40]
     return state / "local" / f"{name}-{hashlib.sha256(real.encode()).hexdigest()[:16]}"
 
 
 def slot_name_for(path: str) -> str:
     """A slot's name made from a target's path: its last part, in the characters that slots have."""
+    address, _, words = path.partition("?")
+    if "://" in address:
+        path = address if not address.endswith("///") else words  # a default export has its socket's name only
     base = os.path.basename(os.path.realpath(path))
     name = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in base).lstrip("-.")
     return name[:64] or "disk"

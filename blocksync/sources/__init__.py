@@ -29,8 +29,18 @@ def open_source(text: str) -> Source:
 
 
 def _open_disk(path: str) -> Source:
+    from blocksync.nbd.address import is_address
+    from blocksync.nbd.qemu import is_qcow2
     from blocksync.sources.disk import DeviceSource, FileSource
 
+    if is_address(path):
+        from blocksync.sources.nbd import open_nbd
+
+        return open_nbd(path)
+    if is_qcow2(path):
+        from blocksync.sources.nbd import open_qcow2
+
+        return open_qcow2(path)
     try:
         mode = os.stat(path).st_mode
     except OSError as error:

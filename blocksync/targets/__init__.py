@@ -18,7 +18,7 @@ def open_target(
     """Open a target that is fit to be written (rule 9 of the design).
 
     Args:
-        path: of an image file or a block device.
+        path: of an image file or a block device, or an NBD address; qcow2 images by their suffix.
         create_size: bytes; makes a new sparse image file, or takes up an existing one of that size if it may be
             written.
         overwrite: consent to a target that is not empty.
@@ -28,8 +28,18 @@ def open_target(
         TargetRefusedError: with the reason.
         TargetError: it cannot be opened.
     """
+    from blocksync.nbd.address import is_address
+    from blocksync.nbd.qemu import is_qcow2
     from blocksync.targets.disk import DeviceTarget, FileTarget, create_image
 
+    if is_address(path):
+        from blocksync.targets.nbd import open_nbd_target
+
+        return open_nbd_target(path, overwrite=overwrite)
+    if is_qcow2(path) and (create_size is not None or os.path.isfile(path)):
+        from blocksync.targets.nbd import Qcow2Target
+
+        return Qcow2Target(path, overwrite=overwrite, create_size=create_size, state_dir=state_dir)
     if create_size is not None and not os.path.lexists(path):
         create_image(path, create_size)
         return FileTarget(path, overwrite=overwrite, fresh=True, state_dir=state_dir)

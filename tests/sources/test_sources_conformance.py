@@ -17,6 +17,7 @@ from blocksync.sources import open_source
 from blocksync.sources.base import Source
 from blocksync.sources.memory import MemorySource
 from tests.devices import loop_device, need_root, run
+from tests.nbd.servers import nbdkit, qemu_nbd
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -57,12 +58,13 @@ KINDS = [
     "partition",
     "device partition",
 ]
+NBD_KINDS = ["nbdkit", "nbdkit odd", "nbdkit 4096", "qemu-nbd", "qcow2"]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=KINDS + NBD_KINDS)
 def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sample]:
     kind = request.param
-    content = content_with_holes(SIZE + (1000 if kind == "odd file" else 0))
+    content = content_with_holes(SIZE + (1000 if kind == "odd file" else 0) + (512 if kind == "nbdkit odd" else 0))
     path = tmp_path / "disk.img"
     if kind == "memory":
         memory = MemorySource(SIZE)
@@ -83,6 +85,10 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sample]:
         path.write_bytes(content)
     else:
         write_sparse(path, content)
+    if kind in NBD_KINDS:
+        with served(kind, tmp_path, path) as address, open_source(address) as source:
+            yield Sample(source, content)
+        return
     if not kind.startswith("device"):
         with open_source(str(path)) as source:
             yield Sample(source, content + bytes(-len(content) % 512))
@@ -90,6 +96,24 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sample]:
     need_root()
     with loop_device(path, sector=int(kind.split()[1])) as device, open_source(device) as source:
         yield Sample(source, content)
+
+
+@contextlib.contextmanager
+def served(kind: str, folder: Path, path: Path) -> Iterator[str]:
+    """The image behind a real NBD server."""
+    if kind == "qcow2":
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", path, folder / "disk.qcow2")
+        yield str(folder / "disk.qcow2")
+        return
+    if kind == "qemu-nbd":
+        with qemu_nbd(folder, path) as address:
+            yield address
+        return
+    sizes = ["--filter=blocksize-policy"] if kind == "nbdkit 4096" else []
+    with nbdkit(
+        folder, *sizes, "file", path, *(["blocksize-minimum=4096", "blocksize-error-policy=error"] if sizes else [])
+    ) as address:
+        yield address
 
 
 def read(source: Source, offset: int, length: int) -> bytes:
@@ -127,7 +151,8 @@ def test_extents_cover_the_disk_and_holes_read_as_zeros(sample: Sample) -> None:
 
 def test_holes_are_known_where_it_says_so(sample: Sample, request: pytest.FixtureRequest) -> None:
     holes = sum(extent.length for extent in sample.source.extents() if extent.reads_as_zeros)
-    sparse = request.node.callspec.params["sample"] in ("sparse file", "odd file", "memory", "partition")
+    kinds = ("sparse file", "odd file", "memory", "partition", *NBD_KINDS)
+    sparse = request.node.callspec.params["sample"] in kinds
     assert (holes > 4 * MIB) == sparse
     assert sample.source.capabilities.extents or not holes
 

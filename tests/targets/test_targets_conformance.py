@@ -12,11 +12,23 @@ from blocksync.errors import TargetError
 from blocksync.targets import open_target
 from blocksync.targets.base import Target
 from blocksync.targets.memory import MemoryTarget
+from blocksync.targets.nbd import NbdTarget
 from tests.devices import image, loop_device, need_root
+from tests.nbd.servers import nbdkit, qemu_nbd
 
 MIB = 1 << 20
 SIZE = 8 * MIB
-KINDS = ["new file", "old file", "device 512", "device 4096", "memory"]
+KINDS = [
+    "new file",
+    "old file",
+    "device 512",
+    "device 4096",
+    "memory",
+    "nbdkit",
+    "nbdkit 4096",
+    "qemu-nbd",
+    "new qcow2",
+]
 
 
 @pytest.fixture(params=KINDS)
@@ -31,6 +43,22 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     elif kind == "old file":
         image(path, SIZE, random.Random(1).randbytes(SIZE))
         with open_target(str(path), overwrite=True) as made:
+            yield made
+    elif kind == "new qcow2":
+        with open_target(str(tmp_path / "target.qcow2"), create_size=SIZE) as made:
+            yield made
+    elif kind == "qemu-nbd":
+        image(path, SIZE)
+        with qemu_nbd(tmp_path, path) as address, open_target(address) as made:
+            yield made
+    elif kind.startswith("nbdkit"):
+        policy = ["blocksize-minimum=4096", "blocksize-error-policy=error"] if kind == "nbdkit 4096" else []
+        words = (
+            ["--filter=blocksize-policy", "memory", f"size={SIZE}", *policy]
+            if policy
+            else ["memory", f"size={SIZE}"]
+        )
+        with nbdkit(tmp_path, *words) as address, open_target(address) as made:
             yield made
     else:
         need_root()
@@ -103,7 +131,7 @@ def test_the_mark_changes_when_somebody_else_writes(target: Target, request: pyt
     target.write(0, memoryview(bytes(65536)))
     target.sync()
     mark = target.write_mark()
-    if isinstance(target, MemoryTarget):
+    if isinstance(target, (MemoryTarget, NbdTarget)):
         assert mark == ""
         return
     assert mark
