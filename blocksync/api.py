@@ -128,7 +128,7 @@ def send(source: str | Source, options: SendOptions, *, cancel: Cancel | None = 
     from blocksync.engine.sender import Sender
 
     token = cancel or Cancel()
-    with _opened(source) as disk, _reached(options) as reach:
+    with _opened(source, rescue=options.rescue) as disk, _reached(options) as reach:
         with reach.route(options.slot) as route:
             try:
                 return Sender(disk, route, options, token).run()
@@ -154,7 +154,8 @@ def send_disks(disks: Sequence[DiskSpec], options: SendOptions, *, cancel: Cance
     from blocksync.engine.group import Group, Member, match_slots
 
     token = cancel or Cancel()
-    with _opened_together([disk.source for disk in disks]) as sources, _reached(options) as reach:
+    names = [disk.source for disk in disks]
+    with _opened_together(names, rescue=options.rescue) as sources, _reached(options) as reach:
         slots = match_slots([(disk.source, disk.slot) for disk in disks], reach.slots())
         members = [Member(source=source, slot=slot) for source, slot in zip(sources, slots, strict=True)]
         return Group(members, lambda slot: reach.route(slot, own=True), options, token).run()
@@ -189,7 +190,7 @@ def copy(
     from blocksync.engine.local import copy_disk
 
     wanted = options or CopyOptions()
-    with _opened(source) as disk:
+    with _opened(source, rescue=wanted.rescue) as disk:
         return copy_disk(disk, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
 
 
@@ -330,23 +331,31 @@ def rebuild(
 
 
 @contextlib.contextmanager
-def _opened(source: str | Source) -> Iterator[Source]:
+def _opened(source: str | Source, *, rescue: bool = False) -> Iterator[Source]:
     if isinstance(source, str):
         from blocksync.sources import open_source
 
         with open_source(source) as disk:
-            yield disk
+            yield _rescued(disk, rescue)
     else:
-        yield source
+        yield _rescued(source, rescue)
+
+
+def _rescued(source: Source, rescue: bool) -> Source:
+    if not rescue:
+        return source
+    from blocksync.sources.rescue import RescueSource
+
+    return RescueSource(source)
 
 
 @contextlib.contextmanager
-def _opened_together(sources: Sequence[str]) -> Iterator[list[Source]]:
+def _opened_together(sources: Sequence[str], *, rescue: bool) -> Iterator[list[Source]]:
     """The seam for snapshots of one instant: all sources of a transfer are opened here."""
     from blocksync.sources import open_source
 
     with contextlib.ExitStack() as exits:
-        yield [exits.enter_context(open_source(source)) for source in sources]
+        yield [_rescued(exits.enter_context(open_source(source)), rescue) for source in sources]
 
 
 @contextlib.contextmanager

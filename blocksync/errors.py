@@ -151,6 +151,15 @@ class NbdSourceProtocolError(SourceError):
     default_remedy = "make sure that an NBD server answers at this address (qemu-nbd, nbdkit), and update it"
 
 
+class UnreadableError(SourceError):
+    """The medium fails: these bytes cannot be read, others perhaps can (see ``--rescue``)."""
+
+    code = "BS0401"
+    default_remedy = (
+        "look at the kernel log for the disk's errors; --rescue sends what can be read and lists the rest"
+    )
+
+
 class TargetError(BlocksyncError):
     exit_code = 5
     code = "BS0500"
@@ -413,6 +422,11 @@ class OutOfSpaceError(TargetError):
     default_remedy = "free space on the target's filesystem, then run the same command again"
 
 
+# What Linux answers for a sector that cannot be read, by the kind of disk and of fault.
+_MEDIUM_ERRORS = tuple(
+    getattr(errno, name) for name in ("EIO", "ENODATA", "EILSEQ", "EBADMSG", "EREMOTEIO") if hasattr(errno, name)
+)
+
 _REMEDIES = {
     errno.ENOENT: "check the path",
     errno.EACCES: "run as root, or give this user the permission",
@@ -439,11 +453,14 @@ def from_os_error(
         safe: what is safe now.
 
     Returns:
-        an instance of ``kind``; :class:`OutOfSpaceError` for a full target.
+        an instance of ``kind``; :class:`OutOfSpaceError` for a full target, :class:`UnreadableError` for a source
+        whose medium fails.
     """
     number = error.errno
     if kind is TargetError and number in (errno.ENOSPC, errno.EDQUOT):
         kind = OutOfSpaceError
     reason = os.strerror(number) if number else (str(error) or type(error).__name__)
+    if kind is SourceError and number in _MEDIUM_ERRORS:
+        return UnreadableError(f"{doing}: {reason}", safe=safe)
     remedy = _REMEDIES.get(number) if number is not None else None
     return kind(f"{doing}: {reason}", remedy=remedy, safe=safe)

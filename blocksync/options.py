@@ -80,6 +80,7 @@ class SendOptions:
         bwlimit: bytes a second on the wire; 0 for no limit.
         retry_seconds: how long to go on trying without progress.
         replace: consent that another source's disk replaces what the slot holds.
+        rescue: go on after what cannot be read: it is listed in the result, and zeros on the target.
         progress: called from a thread of ours, about once a second.
     """
 
@@ -95,6 +96,7 @@ class SendOptions:
     bwlimit: int = 0
     retry_seconds: float = DEFAULT_RETRY_SECONDS
     replace: bool = False
+    rescue: bool = False
     progress: ProgressCallback | None = None
 
 
@@ -160,6 +162,7 @@ class CopyOptions:
     digest: Digest = Digest.XXH3
     block_bytes: int = 64 << 10
     replace: bool = False
+    rescue: bool = False
     progress: ProgressCallback | None = None
 
 
@@ -186,6 +189,7 @@ class SendResult:
         retries: connections that broke on the way.
         root: hex root of the digest tree that both ends agreed on.
         consistency: ``live``, ``crash`` or ``application``.
+        unreadable: with ``rescue``, ``(offset, length)`` of what could not be read, in bytes: zeros on the target.
     """
 
     slot: str
@@ -204,6 +208,7 @@ class SendResult:
     bottleneck: str
     root: str
     consistency: str
+    unreadable: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import click
 
 from blocksync.cli.display import showing
 from blocksync.cli.parameters import block_size, common
-from blocksync.cli.sending import summary
+from blocksync.cli.sending import end_of, rescue_option, summary
 from blocksync.cli.session import Session
 from blocksync.errors import TargetError, UsageError
 from blocksync.options import CopyOptions, Digest
@@ -32,6 +32,7 @@ from blocksync.options import CopyOptions, Digest
     "--block-size", type=block_size, default="64K", show_default=True, metavar="SIZE", help="For a first copy."
 )
 @click.option("--replace", is_flag=True, help="Let this disk replace the copy of another one in TARGET.")
+@rescue_option
 @common()
 def copy(
     session: Session,
@@ -42,6 +43,7 @@ def copy(
     digest: str,
     block_size: int,
     replace: bool,
+    rescue: bool,
     state_dir: Path | None,
 ) -> int:
     """Make one pass from SOURCE to TARGET on this machine.
@@ -60,6 +62,7 @@ def copy(
             digest=Digest(digest),
             block_bytes=block_size,
             replace=replace,
+            rescue=rescue,
             progress=display,
         )
         try:
@@ -69,4 +72,4 @@ def copy(
             error.remedy = error.remedy.replace("--create SIZE", "--create")
             raise
     session.output.result({"command": "copy", **dataclasses.asdict(result)}, *summary(result, target))
-    return 0
+    return end_of(result)

@@ -15,7 +15,7 @@ from blocksync.cli.display import showing
 from blocksync.cli.parameters import PATH, block_size, common, level, sized
 from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.session import Session
-from blocksync.errors import GroupIncompleteError, UsageError
+from blocksync.errors import GroupIncompleteError, SourceError, UsageError
 from blocksync.options import (
     DEFAULT_CONNECTIONS,
     DEFAULT_RETRY_SECONDS,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from blocksync.options import SendResult
 
+MAX_RANGES_SHOWN = 20
 MAX_CONNECTIONS = 64
 
 
@@ -44,6 +45,13 @@ def receiver_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+rescue_option = click.option(
+    "--rescue",
+    is_flag=True,
+    help="Go on after sectors that cannot be read: they are listed, zeros in the copy, and the exit code is 4.",
+)
 
 
 @click.command()
@@ -81,6 +89,7 @@ def receiver_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Go on trying for so long without progress.",
 )
 @click.option("--replace", is_flag=True, help="Let this disk replace the copy of another one in the slot.")
+@rescue_option
 @common()
 def send(
     session: Session,
@@ -97,6 +106,7 @@ def send(
     bwlimit: int,
     retry: float,
     replace: bool,
+    rescue: bool,
 ) -> int:
     """Make one pass from SOURCE to a receiver; several disks of one machine go as one transfer.
 
@@ -122,6 +132,7 @@ def send(
             bwlimit=bwlimit,
             retry_seconds=retry,
             replace=replace,
+            rescue=rescue,
             progress=display,
         )
         if len(disks) > 1:
@@ -136,15 +147,27 @@ def send(
                 f"{len(disks)} disks committed in {show_seconds(group.seconds)}",
                 f"transferred is less than identical: blocksync verify SOURCE --to {to} --slot SLOT proves that",
             )
-            return 0
+            return end_of(*(outcome.result for outcome in group.disks))
         source = disks[0].source
         result = api.send(source, options, cancel=cancel)
     session.output.result(
         {"command": "send", **dataclasses.asdict(result)},
         *summary(result, f"slot {result.slot}"),
-        f"transferred is less than identical: blocksync verify {source} --to {to} proves that",
+        *less_than_identical(result, f"blocksync verify {source} --to {to}"),
     )
-    return 0
+    return end_of(result)
+
+
+def less_than_identical(result: SendResult, verify: str) -> list[str]:
+    """What a committed pass does not say, and the command that does."""
+    if result.unreadable:
+        return ["the copy is not identical: of what could not be read it holds zeros"]
+    return [f"transferred is less than identical: {verify} proves that"]
+
+
+def end_of(*results: SendResult | None) -> int:
+    """The exit code of committed passes: that of a source error where something was given up."""
+    return SourceError.exit_code if any(result and result.unreadable for result in results) else 0
 
 
 def disk_specs(sources: tuple[str, ...], slot: str) -> list[DiskSpec]:
@@ -201,4 +224,16 @@ def summary(result: SendResult, where: str) -> list[str]:
         lines.append(f"connections that broke on the way: {result.retries}")
     if result.resent:
         lines.append(f"sent again as whole blocks: {show_size(result.resent)}")
+    lines.extend(_unreadable(result))
+    return lines
+
+
+def _unreadable(result: SendResult) -> list[str]:
+    if not result.unreadable:
+        return []
+    lost = sum(length for _, length in result.unreadable)
+    lines = [f"{show_size(lost)} in {len(result.unreadable)} ranges could not be read:"]
+    lines += [f"  offset {offset}, length {length}" for offset, length in result.unreadable[:MAX_RANGES_SHOWN]]
+    if len(result.unreadable) > MAX_RANGES_SHOWN:
+        lines.append(f"  and {len(result.unreadable) - MAX_RANGES_SHOWN} more, which --json lists")
     return lines

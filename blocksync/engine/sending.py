@@ -291,6 +291,7 @@ class Pass:
             bottleneck=transfer.bottleneck(),
             root=root.hex(),
             consistency=transfer.source.capabilities.consistency,
+            unreadable=transfer.source.unreadable(),
         )
 
 

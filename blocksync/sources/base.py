@@ -85,6 +85,13 @@ class Source(abc.ABC):
             SourceError: what was read is not a view of one disk (the size changed, a snapshot overflowed).
         """
 
+    def unreadable(self) -> tuple[tuple[int, int], ...]:
+        """``(offset, length)`` of ranges that :meth:`read_into` gave as zeros since they could not be read.
+
+        Only a source that was asked for it (``--rescue``) goes on after a failed read.
+        """
+        return ()
+
     @abc.abstractmethod
     def close(self) -> None:
         """Release everything; may be called twice."""

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from cli_processes import MIB, command, environment, fails, make_disk, obey_permissions, receiver, running
 
+from tests.devices import loop_device, need_root
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 
@@ -45,6 +47,25 @@ def test_a_source_that_is_a_folder_or_empty(folder: Path) -> None:
     fails(command("copy", folder, folder / "t", "--state-dir", folder / "s", "--json"), 4)
     (folder / "empty").touch()
     fails(command("copy", folder / "empty", folder / "t", "--state-dir", folder / "s", "--json"), 4, "is empty")
+
+
+def test_a_device_with_sectors_that_cannot_be_read(folder: Path) -> None:
+    need_root()
+    image = make_disk(folder / "disk.img", 4 * MIB, data=4 * MIB)
+    lost = 4 * MIB - 8192
+    with loop_device(image) as device:
+        # A loop device answers with an error where its file has ended.
+        os.truncate(image, lost)
+        words = ("copy", device, folder / "t", "--create", "--state-dir", folder / "s")
+        error = fails(command(*words, "--json"), 4, "Input/output error")
+        assert "--rescue" in error["remedy"]
+        ended = command(*words, "--rescue", "--json")
+        assert ended.code == 4
+        assert ended.last["unreadable"] == [[lost, 8192]]
+        told = command(*words, "--rescue")
+        assert f"  offset {lost}, length 8192" in told.out
+        assert told.code == 4
+    assert (folder / "t").read_bytes() == image.read_bytes() + bytes(8192)
 
 
 # -- targets --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from blocksync.errors import (
     SourceError,
     StateError,
     TargetError,
+    UnreadableError,
     from_os_error,
 )
 
@@ -62,12 +63,19 @@ def test_a_class_tells_its_parents_exit_code() -> None:
             assert cls.exit_code == parent.exit_code
 
 
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EIO, errno.EISDIR])
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EROFS, errno.EISDIR])
 def test_os_errors_say_what_was_being_done_and_why_it_failed(number: int) -> None:
     error = from_os_error(OSError(number, "whatever"), SourceError, "cannot open disk.img")
     assert type(error) is SourceError
     assert error.message == f"cannot open disk.img: {os.strerror(number)}"
     assert error.remedy != SourceError.default_remedy
+
+
+def test_a_failing_medium_of_a_source_is_told_apart() -> None:
+    failing = from_os_error(OSError(errno.EIO, ""), SourceError, "cannot read")
+    assert type(failing) is UnreadableError
+    assert "--rescue" in failing.remedy
+    assert type(from_os_error(OSError(errno.EIO, ""), TargetError, "cannot read")) is TargetError
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
