@@ -14,8 +14,9 @@ from blocksync.errors import (
     OutOfSpaceError,
     SourceError,
     TargetError,
+    UnreadableError,
 )
-from blocksync.nbd.wire import ENOSPC, ERRORS
+from blocksync.nbd.wire import EIO, ENOSPC, ERRORS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,8 @@ class Failures:
         kind = self.answered
         if number == ENOSPC and issubclass(kind, TargetError):
             kind = OutOfSpaceError
+        if number == EIO and issubclass(kind, SourceError):
+            kind = UnreadableError
         reason = ERRORS.get(number, f"error {number}")
         words = f" ({message})" if message else ""
         return kind(f"{doing}: the NBD server says: {reason}{words}")

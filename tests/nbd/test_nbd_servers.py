@@ -25,6 +25,7 @@ from blocksync.errors import (
     TargetError,
     TargetRefusedError,
     TargetSyncError,
+    UnreadableError,
 )
 from blocksync.options import CopyOptions
 from blocksync.sources import open_source
@@ -43,10 +44,23 @@ def read(disk: object, offset: int, length: int) -> bytes:
 
 def test_a_read_error_of_the_server_is_told_with_its_place(tmp_path: Path) -> None:
     with nbdkit(tmp_path, "--filter=error", "memory", "size=4M", "error-pread=EIO", "error-pread-rate=100%") as at:
-        with open_source(at) as source, pytest.raises(NbdSourceError) as told:
+        with open_source(at) as source, pytest.raises(UnreadableError) as told:
             read(source, MIB, 4096)
         assert "offset 1048576" in told.value.message
         assert "input/output error" in told.value.message
+
+
+def test_what_a_server_cannot_read_is_left_out_when_asked(tmp_path: Path) -> None:
+    # One sector of 4 MiB fails: any read that touches it.
+    bad = 2 * MIB + 1024
+    pread = f'if [ $4 -lt {bad + 512} ] && [ $(($4 + $3)) -gt {bad} ]; then echo "EIO bad sector" >&2; exit 1; fi; '
+    pread += "head -c $3 /dev/zero | tr '\\0' x"
+    target = tmp_path / "target.img"
+    with nbdkit(tmp_path, "eval", "get_size=echo 4194304", f"pread={pread}") as at:
+        options = CopyOptions(create=True, rescue=True, state_dir=tmp_path / "state")
+        result = api.copy(at, str(target), options)
+    assert result.unreadable == ((bad, 512),)
+    assert target.read_bytes() == b"x" * bad + bytes(512) + b"x" * (4 * MIB - bad - 512)
 
 
 def test_after_an_error_the_same_connection_goes_on(tmp_path: Path) -> None:
@@ -55,7 +69,7 @@ def test_after_an_error_the_same_connection_goes_on(tmp_path: Path) -> None:
     with nbdkit(tmp_path, *words) as at, open_source(at) as source:
         before = read(source, 0, MIB)
         trigger.touch()
-        with pytest.raises(NbdSourceError):
+        with pytest.raises(UnreadableError):
             read(source, 0, MIB)
         trigger.unlink()
         assert read(source, 0, MIB) == before
