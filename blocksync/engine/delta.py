@@ -22,8 +22,13 @@ class Changes:
     patches: list[BlockPatch] = field(default_factory=list)
 
     @property
+    def whole_runs(self) -> list[tuple[int, int]]:
+        """Of blocks that are not patched."""
+        return self.zero_runs + self.data_runs
+
+    @property
     def all_runs(self) -> list[tuple[int, int]]:
-        return self.zero_runs + self.data_runs + [(patch.index, 1) for patch in self.patches]
+        return self.whole_runs + [(patch.index, 1) for patch in self.patches]
 
 
 def sort_blocks(

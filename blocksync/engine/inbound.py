@@ -12,6 +12,7 @@ import contextlib
 from blocksync.codec import Unpacker
 from blocksync.engine.landing import Landing
 from blocksync.errors import BlocksyncError, NetworkError
+from blocksync.protocol.limits import patch_blocks
 from blocksync.protocol.receiver import Binding, DataReceiver
 from blocksync.protocol.wire import Codec, Frame, FrameKind, decode_patch_table
 from blocksync.transports.link import Link
@@ -60,6 +61,7 @@ def _land(frame: Frame, payload: memoryview, unpacker: Unpacker, binding: Bindin
         landing.data(frame.offset, payload, frame.digest)
         return
     geometry = binding.geometry
-    blocks = -(-binding.limits.frame_bytes // geometry.block_bytes)
-    patches, pages_at = decode_patch_table(payload, blocks=blocks, pages_per_block=geometry.pages_per_block)
+    patches, pages_at = decode_patch_table(
+        payload, blocks=patch_blocks(geometry), pages_per_block=geometry.pages_per_block
+    )
     landing.patch(frame.offset, patches, payload[pages_at:], frame.digest)

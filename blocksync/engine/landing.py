@@ -60,7 +60,12 @@ class _Window:
     held_zeros: list[tuple[int, int]] = field(default_factory=list)  # (offset, length)
     intents: list[tuple[int, int]] = field(default_factory=list)  # block runs
 
-    def touches(self, first: int, count: int) -> bool:
+    def touches(self, first: int, count: int, only: list[int] | None = None) -> bool:
+        """Whether it has any of a run of blocks, or of those of the run that ``only`` names."""
+        if only is not None:
+            return not self.blocks.isdisjoint(only) or any(
+                f <= block < f + c for f, c in self.zero_runs for block in only
+            )
         run = range(first, first + count)
         if len(run) < len(self.blocks):
             hit = not self.blocks.isdisjoint(run)
@@ -239,7 +244,9 @@ class Landing:
                     raise self._failure
                 settling = self._settling
                 filling = self._filling
-                touches = filling.touches(first, count) or (settling is not None and settling.touches(first, count))
+                touches = filling.touches(first, count, only) or (
+                    settling is not None and settling.touches(first, count, only)
+                )
                 if not touches and not filling.full:
                     break
                 self.due.set()

@@ -7,20 +7,19 @@ stages overlap without handing buffers over; what is in flight is one chunk a co
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
 from collections.abc import Callable
 
 from blocksync.codec import Packer
 from blocksync.engine.adapt import LevelControl
-from blocksync.engine.delta import Changes, patch_payload, sort_blocks
 from blocksync.engine.pace import Pace
 from blocksync.engine.plan import ScanChunk, SendZeros, Step
+from blocksync.engine.scanning import DataRun, Scanner, ZeroRun
 from blocksync.engine.tally import Tally
 from blocksync.errors import BlocksyncError
-from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
-from blocksync.kernels import DigestKind, fold, scan
+from blocksync.geometry import Geometry
+from blocksync.kernels import DigestKind
 from blocksync.manifest.working import BlockMap
 from blocksync.protocol.limits import ROTATE_AFTER_BYTES
 from blocksync.protocol.sender import DataSender
@@ -65,10 +64,7 @@ class Outbound:
         pace: Pace,
         stop: threading.Event,
     ) -> None:
-        self._source = source
         self._geometry = geometry
-        self._kind = kind
-        self._key = key
         self._known = known
         self._connect = connect
         self._hello = hello
@@ -79,11 +75,7 @@ class Outbound:
         self._pace = pace
         self._stop = stop
         self._packer = Packer()
-        blocks = geometry.chunk_bytes // geometry.block_bytes
-        # Page-aligned, so that direct reads land in it as they are.
-        self._buffer = memoryview(mmap.mmap(-1, geometry.chunk_bytes))
-        self._digests = bytearray(DIGEST_BYTES * blocks)
-        self._pages = bytearray(PAGE_DIGEST_BYTES * geometry.pages_per_block * blocks)
+        self._scanner = Scanner(source=source, geometry=geometry, kind=kind, key=key, known=known, tally=tally)
         self._core = DataSender(epoch)
         self._link: Link | None = None
         self.again: list[tuple[int, int]] = []
@@ -95,20 +87,17 @@ class Outbound:
             BlocksyncError: the first thing that went wrong on this connection.
         """
         try:
-            self._open()
             while not self._stop.is_set():
                 step = self._next_step()
                 if step is None:
                     self._finish()
                     return
                 if isinstance(step, ScanChunk):
-                    self._chunk(step)
+                    self._step(step)
                 else:
                     self._zeros(step)
-                assert self._link is not None
-                if self._link.bytes_sent > ROTATE_AFTER_BYTES:
+                if self._link is not None and self._link.bytes_sent > ROTATE_AFTER_BYTES:
                     self._finish()
-                    self._open()
         finally:
             if self._link is not None:
                 self._link.close()
@@ -121,18 +110,24 @@ class Outbound:
 
     # -- the connection ---------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        self._core = DataSender(self._epoch)
-        self._link = self._connect()
-        self._link.send(self._core.hello(self._hello))
-        self._answer()
+    def _linked(self) -> Link:
+        """The link; it is made when there is first something to say, so a pass without changes makes none."""
+        if self._link is None:
+            self._core = DataSender(self._epoch)
+            self._link = self._connect()
+            self._link.send(self._core.hello(self._hello))
+            self._answer()
+        return self._link
 
     def _finish(self) -> None:
-        self._send(self._core.end())
+        link = self._link
+        if link is None:
+            return
+        self._send(link, self._core.end())
         self._answer()
         assert self._core.state is State.CLOSED
-        assert self._link is not None
-        self._link.close()
+        link.close()
+        self._link = None
 
     def _answer(self) -> None:
         assert self._link is not None
@@ -143,14 +138,13 @@ class Outbound:
                 self.again.extend(self._core.heard(*complete))
                 return
 
-    def _send(self, *parts: bytes | memoryview) -> None:
-        assert self._link is not None
+    def _send(self, link: Link, *parts: bytes | memoryview) -> None:
         size = sum(len(part) for part in parts)
         # Held back by --bwlimit is held back by the link: it counts for the level and for what is the bottleneck.
         began = time.perf_counter()
         self._pace.wait(size, self._stop)
         try:
-            self._link.send(*parts)
+            link.send(*parts)
         except BlocksyncError as error:
             self._explain(error)
         self._tally.sent(size, time.perf_counter() - began)
@@ -169,57 +163,28 @@ class Outbound:
     # -- steps --------------------------------------------------------------------------------------------------
 
     def _zeros(self, step: SendZeros) -> None:
-        self._send(self._core.zero(step.offset, step.length))
+        self._send_zeros(step.offset, step.length)
         self._known.claim_zero(*self._geometry.blocks_of(step.offset, step.length))
-        self._tally.zeros(step.length)
         self._tally.passed(step.length)
 
-    def _chunk(self, step: ScanChunk) -> None:
-        geometry = self._geometry
-        plain = self._buffer[: step.length]
-        began = time.perf_counter()
-        self._source.read_into(step.offset, plain)
-        read = time.perf_counter()
-        first, count = geometry.blocks_of(step.offset, step.length)
-        known, old_digests, old_pages = self._known.view(first, count)
-        digests = memoryview(self._digests)[: count * DIGEST_BYTES]
-        pages = memoryview(self._pages)[: count * geometry.pages_per_block * PAGE_DIGEST_BYTES]
-        flags = scan(plain, geometry.block_bytes, self._kind, self._key, digests, pages, old_digests)
-        changes = sort_blocks(flags, known, old_pages, pages, geometry, first)
-        self._tally.scanned(step.length, read - began, time.perf_counter() - read)
-        if changes is not None:
-            self._send_changes(step.offset, first, plain, digests, pages, changes)
+    def _step(self, step: ScanChunk) -> None:
+        for finding in self._scanner.find(step):
+            if self._stop.is_set():
+                return
+            if isinstance(finding, ZeroRun):
+                self._send_zeros(finding.offset, finding.length)
+                continue
+            plain = finding.plain if isinstance(finding, DataRun) else memoryview(finding.payload)
+            codec, payload = self._pack(plain)
+            link = self._linked()
+            head = self._core.data if isinstance(finding, DataRun) else self._core.patch
+            self._send(link, head(finding.offset, len(plain), len(payload), codec, finding.digest), payload)
+            self._tally.changed_data(len(plain))
 
-    def _send_changes(
-        self, offset: int, first: int, plain: memoryview, digests: memoryview, pages: memoryview, changes: Changes
-    ) -> None:
-        block = self._geometry.block_bytes
-        for start, count in changes.zero_runs:
-            length = min(count * block, len(plain) - start * block)
-            self._send(self._core.zero(offset + start * block, length))
-            self._tally.zeros(length)
-        for start, count in changes.data_runs:
-            piece = plain[start * block : (start + count) * block]
-            run_digest = fold(self._kind, self._key, digests[start * DIGEST_BYTES : (start + count) * DIGEST_BYTES])
-            codec, payload = self._pack(piece)
-            header = self._core.data(offset + start * block, len(piece), len(payload), codec, run_digest)
-            self._send(header, payload)
-            self._tally.changed_data(len(piece))
-        if changes.patches:
-            body = patch_payload(changes.patches, plain, block)
-            indexes = [patch.index for patch in changes.patches]
-            folded = b"".join(bytes(digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES]) for i in indexes)
-            codec, payload = self._pack(memoryview(body))
-            header = self._core.patch(offset, len(body), len(payload), codec, fold(self._kind, self._key, folded))
-            self._send(header, payload)
-            self._tally.changed_data(len(body))
-        per_block = self._geometry.pages_per_block * PAGE_DIGEST_BYTES
-        for start, count in changes.all_runs:
-            self._known.claim(
-                first + start,
-                digests[start * DIGEST_BYTES : (start + count) * DIGEST_BYTES],
-                pages[start * per_block : (start + count) * per_block],
-            )
+    def _send_zeros(self, offset: int, length: int) -> None:
+        link = self._linked()
+        self._send(link, self._core.zero(offset, length))
+        self._tally.zeros(length)
 
     def _pack(self, plain: memoryview) -> tuple[Codec, bytes | memoryview]:
         level = self._levels.level

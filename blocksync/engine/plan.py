@@ -32,6 +32,15 @@ class SendZeros:
 
 Step = ScanChunk | SendZeros
 
+# What a connection takes at a time: many chunks, so that handing them out costs nothing, few enough that all
+# connections end together.
+STEP_BYTES = 8 << 20
+
+
+def step_bytes(geometry: Geometry) -> int:
+    """The longest :class:`ScanChunk`; it divides a segment, so that no step crosses a segment's edge."""
+    return max(STEP_BYTES, geometry.block_bytes)
+
 
 def plan(extents: Iterable[Extent], geometry: Geometry, known: BlockMap) -> Iterator[Step]:
     """The steps of a pass, lazily, in the order of the disk.
@@ -46,7 +55,7 @@ def plan(extents: Iterable[Extent], geometry: Geometry, known: BlockMap) -> Iter
             if held is not None:
                 yield held
                 held = None
-            for piece in split(extent, geometry.chunk_bytes):
+            for piece in split(extent, step_bytes(geometry)):
                 yield ScanChunk(piece.offset, piece.length)
             continue
         for piece in split(extent, SEGMENT_BYTES):
@@ -64,7 +73,7 @@ def plan(extents: Iterable[Extent], geometry: Geometry, known: BlockMap) -> Iter
 def resend(ranges: Iterable[tuple[int, int]], geometry: Geometry) -> Iterator[Step]:
     """The steps for ``(offset, length)`` ranges of whole blocks, and for nothing else."""
     for offset, length in ranges:
-        for piece in split(Extent(offset, length), geometry.chunk_bytes):
+        for piece in split(Extent(offset, length), step_bytes(geometry)):
             yield ScanChunk(piece.offset, piece.length)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "load",
     "page_runs",
     "scan",
+    "sweep",
 ]
 
 CHOICE_VARIABLE = "BLOCKSYNC_KERNELS"
@@ -84,6 +85,7 @@ scan = _kernels.scan
 fold = _kernels.fold
 is_zero = _kernels.is_zero
 page_runs = _kernels.page_runs
+sweep = _kernels.sweep
 
 
 def describe() -> str:

@@ -21,7 +21,7 @@ from typing_extensions import Buffer
 
 from blocksync.geometry import DIGEST_BYTES, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, PAGE_BYTES, PAGE_DIGEST_BYTES
 
-INTERFACE = 1
+INTERFACE = 2
 """Raised whenever a kernel's signature or result changes, so that a stale extension module is never used."""
 
 KEY_BYTES = 32
@@ -34,6 +34,10 @@ class DigestKind(enum.IntEnum):
 
     XXH3 = 1
     BLAKE3 = 2
+
+
+Swept = tuple[int, list[tuple[int, list[tuple[int, int]]]], int]
+"""Bytes dealt with, whole blocks; each patched block's index and runs ``(first page, count)``; payload bytes used."""
 
 
 class Kernels(Protocol):
@@ -76,6 +80,43 @@ class Kernels(Protocol):
             ValueError: a size, the kind or the key is not as above. Nothing has been written then.
         """
 
+    def sweep(
+        self,
+        descriptor: int,
+        offset: int,
+        length: int,
+        buffer: Buffer,
+        block_bytes: int,
+        kind: int,
+        key: Buffer,
+        old_digests: Buffer,
+        old_pages: Buffer,
+        digests: Buffer,
+        pages: Buffer,
+        payload: Buffer,
+    ) -> Swept:
+        """Read a range whose old digests are known, and find what changed by pages; releases the GIL where native.
+
+        Reads, digests and compares a piece at a time, so that a long range costs one call while nothing changed. Ends
+        before the first block that cannot be patched: one that is all zeros now, that changed in more than half of
+        its pages or in none that the sub-digests show, that finds no room in the outputs, or that cannot be read
+        (whoever reads it next meets the error).
+
+        Args:
+            descriptor: open, for reading with ``pread``.
+            offset: of the range in the file.
+            length: of the range, bytes; only its last block may be short.
+            buffer: writable, of whole blocks: what is read at once. For direct reads, aligned as they demand.
+            block_bytes, kind, key: as for :meth:`scan`.
+            old_digests: 16 bytes a block.
+            old_pages: four bytes a page slot, as :meth:`scan` fills them; or empty, and then nothing is patched.
+            digests, pages: writable, room for the new digests and sub-digests of patched blocks, one after the other.
+            payload: writable, room for their changed pages, one after the other.
+
+        Raises:
+            ValueError: a size, the kind or the key is not as above, or buffers overlap. Nothing has been read then.
+        """
+
     def fold(self, kind: int, key: Buffer, data: Buffer) -> bytes:
         """H(data), 16 bytes, for segment digests, roots and runs of digests; the data may be empty.
 
@@ -97,12 +138,50 @@ class Kernels(Protocol):
         """
 
 
+def check_block_bytes(block_bytes: int) -> None:
+    if not MIN_BLOCK_BYTES <= block_bytes <= MAX_BLOCK_BYTES or block_bytes & (block_bytes - 1):
+        raise ValueError(f"block size {block_bytes} is not a power of two from 4 KiB to 16 MiB")
+
+
+def check_sweep(
+    length: int,
+    block_bytes: int,
+    buffer: memoryview,
+    old_digests: memoryview,
+    old_pages: memoryview,
+    digests: memoryview,
+    pages: memoryview,
+    payload: memoryview,
+) -> None:
+    """Refuse what :meth:`Kernels.sweep` refuses, but for the descriptor, the kind and the key."""
+    check_block_bytes(block_bytes)
+    if length <= 0:
+        raise ValueError("there is no data to scan")
+    if buffer.readonly or digests.readonly or pages.readonly or payload.readonly:
+        raise ValueError("buffer, digests, pages and payload must be writable")
+    if not buffer.nbytes or buffer.nbytes % block_bytes:
+        raise ValueError(f"a buffer of {buffer.nbytes} bytes does not hold whole blocks")
+    blocks = -(-length // block_bytes)
+    if old_digests.nbytes != blocks * DIGEST_BYTES:
+        raise ValueError(
+            f"old digests have {old_digests.nbytes} bytes where {blocks} blocks need {blocks * DIGEST_BYTES}"
+        )
+    slot_bytes = block_bytes // PAGE_BYTES * PAGE_DIGEST_BYTES
+    if old_pages.nbytes not in (0, blocks * slot_bytes):
+        raise ValueError(
+            f"old pages have {old_pages.nbytes} bytes where {blocks} blocks need {blocks * slot_bytes}"
+        )
+    if digests.nbytes % DIGEST_BYTES or pages.nbytes != digests.nbytes // DIGEST_BYTES * slot_bytes:
+        raise ValueError(
+            f"room for {digests.nbytes} bytes of digests and {pages.nbytes} of pages does not fit together"
+        )
+
+
 def check_scan(
     data: memoryview, block_bytes: int, digests: memoryview, pages: memoryview, old_digests: memoryview | None
 ) -> None:
     """Refuse what :meth:`Kernels.scan` refuses, but for the kind and the key."""
-    if not MIN_BLOCK_BYTES <= block_bytes <= MAX_BLOCK_BYTES or block_bytes & (block_bytes - 1):
-        raise ValueError(f"block size {block_bytes} is not a power of two from 4 KiB to 16 MiB")
+    check_block_bytes(block_bytes)
     if not data.nbytes:
         raise ValueError("there is no data to scan")
     blocks = -(-data.nbytes // block_bytes)

@@ -7,6 +7,7 @@ slower), slices are views, and the one-shot functions of xxhash and blake3 make 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -15,9 +16,18 @@ import xxhash
 from typing_extensions import Buffer
 
 from blocksync.geometry import DIGEST_BYTES, PAGE_BYTES, PAGE_DIGEST_BYTES
-from blocksync.kernels.digest import INTERFACE, KEY_BYTES, SAME_FLAG, ZERO_FLAG, DigestKind, check_scan
+from blocksync.kernels.digest import (
+    INTERFACE,
+    KEY_BYTES,
+    SAME_FLAG,
+    ZERO_FLAG,
+    DigestKind,
+    Swept,
+    check_scan,
+    check_sweep,
+)
 
-__all__ = ["INTERFACE", "describe", "fold", "is_zero", "page_runs", "scan"]
+__all__ = ["INTERFACE", "describe", "fold", "is_zero", "page_runs", "scan", "sweep"]
 
 Digest = Callable[[Buffer], bytes]
 
@@ -61,6 +71,92 @@ def scan(
         same = old is not None and old.startswith(block_digest, at)
         flags[index] = ZERO_FLAG * zero | SAME_FLAG * same
     return bytes(flags)
+
+
+def sweep(
+    descriptor: int,
+    offset: int,
+    length: int,
+    buffer: Buffer,
+    block_bytes: int,
+    kind: int,
+    key: Buffer,
+    old_digests: Buffer,
+    old_pages: Buffer,
+    digests: Buffer,
+    pages: Buffer,
+    payload: Buffer,
+) -> Swept:
+    """See :meth:`blocksync.kernels.digest.Kernels.sweep`."""
+    if descriptor < 0:
+        raise ValueError(f"{descriptor} is no descriptor")
+    piece = _bytes_of(buffer)
+    old, old_subs = memoryview(bytes(_bytes_of(old_digests))), memoryview(bytes(_bytes_of(old_pages)))
+    room = _Room(_bytes_of(digests), _bytes_of(pages), _bytes_of(payload))
+    check_sweep(length, block_bytes, piece, old, old_subs, room.digests, room.pages, room.payload)
+    _function(kind, _key(key))
+    blocks_at_once = piece.nbytes // block_bytes
+    slot_bytes = block_bytes // PAGE_BYTES * PAGE_DIGEST_BYTES
+    new_digests, new_subs = bytearray(blocks_at_once * DIGEST_BYTES), bytearray(blocks_at_once * slot_bytes)
+    done = 0
+    while done < length:
+        data = piece[: min(piece.nbytes, length - done)]
+        if not _fill(descriptor, offset + done, data):
+            break
+        first, count = done // block_bytes, -(-data.nbytes // block_bytes)
+        here = memoryview(new_digests)[: count * DIGEST_BYTES]
+        subs = memoryview(new_subs)[: count * slot_bytes]
+        flags = scan(
+            data, block_bytes, kind, key, here, subs, old[first * DIGEST_BYTES : (first + count) * DIGEST_BYTES]
+        )
+        for index in range(count):
+            block = data[index * block_bytes : (index + 1) * block_bytes]
+            if not flags[index] & SAME_FLAG:
+                at = slice(index * slot_bytes, (index + 1) * slot_bytes)
+                was = old_subs[(first + index) * slot_bytes : (first + index + 1) * slot_bytes]
+                runs = page_runs(was, subs[at]) if was and not flags[index] & ZERO_FLAG else []
+                changed = sum(pages for _, pages in runs) * PAGE_BYTES
+                digest = here[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
+                if not changed or changed * 2 > block.nbytes or not room.keep(block, runs, digest, subs[at]):
+                    return done, room.patches, room.used
+                room.patches.append((first + index, runs))
+            done += block.nbytes
+    return done, room.patches, room.used
+
+
+class _Room:
+    """Where a sweep puts what patches need."""
+
+    def __init__(self, digests: memoryview, pages: memoryview, payload: memoryview) -> None:
+        self.digests, self.pages, self.payload = digests, pages, payload
+        self.patches: list[tuple[int, list[tuple[int, int]]]] = []
+        self.used = 0
+
+    def keep(self, block: memoryview, runs: list[tuple[int, int]], digest: memoryview, subs: memoryview) -> bool:
+        number = len(self.patches)
+        pieces = [block[first * PAGE_BYTES : (first + count) * PAGE_BYTES] for first, count in runs]
+        size = sum(piece.nbytes for piece in pieces)
+        if (number + 1) * DIGEST_BYTES > self.digests.nbytes or self.used + size > self.payload.nbytes:
+            return False
+        self.digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES] = digest
+        self.pages[number * subs.nbytes : (number + 1) * subs.nbytes] = subs
+        for piece in pieces:
+            self.payload[self.used : self.used + piece.nbytes] = piece
+            self.used += piece.nbytes
+        return True
+
+
+def _fill(descriptor: int, offset: int, data: memoryview) -> bool:
+    filled = 0
+    while filled < data.nbytes:
+        try:
+            count = os.preadv(descriptor, [data[filled:]], offset + filled)
+        except OSError:
+            return False
+        if not count:
+            return False
+        filled += count
+    return True
 
 
 def fold(kind: int, key: Buffer, data: Buffer) -> bytes:

@@ -13,6 +13,9 @@ MAX_SESSION_BUFFER_BYTES = 64 << 20
 # AES-GCM's bound on records under one key is reached near 2^24.5 full records; OpenSSL does not change keys by itself.
 ROTATE_AFTER_BYTES = 96 << 30
 
+# The blocks that one PATCH names lie this close together: the receiver reads each of them.
+PATCH_SPAN_BYTES = 16 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -38,3 +41,8 @@ def limits_for(geometry: Geometry, wanted_connections: int) -> Limits:
     chunk = geometry.chunk_bytes
     affordable = max(1, MAX_SESSION_BUFFER_BYTES // (3 * chunk))
     return Limits(connections=max(1, min(wanted_connections, affordable, MAX_CONNECTIONS)), frame_bytes=chunk)
+
+
+def patch_blocks(geometry: Geometry) -> int:
+    """Blocks from a PATCH's offset on that it may name."""
+    return max(1, PATCH_SPAN_BYTES // geometry.block_bytes)

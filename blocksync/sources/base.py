@@ -77,6 +77,15 @@ class Source(abc.ABC):
             SourceError: a read failed, or the range leaves the disk.
         """
 
+    def descriptor(self) -> int | None:
+        """A descriptor on which ``pread`` gives what :meth:`read_into` gives, so that kernels can read by themselves.
+
+        None where there is none, as for everything that is more than one file: then all reads go through
+        :meth:`read_into`. Where a ``pread`` fails or ends early, the range is read again by :meth:`read_into`, which
+        says what is wrong. Valid until :meth:`close`.
+        """
+        return None
+
     @abc.abstractmethod
     def check(self) -> None:
         """Called after the last read of a pass, before it is committed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import final
 
 from blocksync.errors import SourceError, from_os_error
 from blocksync.extents import Extent, ExtentKind
@@ -13,6 +14,8 @@ from blocksync.sources.base import Source, SourceCapabilities
 SECTOR_BYTES = 512
 
 
+# Final, since their descriptors are read without read_into: one that reads differently is no kind of these.
+@final
 class FileSource(Source):
     """A raw image file; holes are found as they are walked. A partial last sector reads as if filled with zeros."""
 
@@ -86,6 +89,9 @@ class FileSource(Source):
                 )
             buffer[filled:] = bytes(len(buffer) - filled)
 
+    def descriptor(self) -> int | None:
+        return self._descriptor if hasattr(os, "preadv") else None
+
     def check(self) -> None:
         try:
             now = os.fstat(self._descriptor).st_size
@@ -103,6 +109,7 @@ class FileSource(Source):
             os.close(descriptor)
 
 
+@final
 class DeviceSource(Source):
     """A block device, read with O_DIRECT where it allows that, so that production's page cache stays as it is."""
 
@@ -146,6 +153,9 @@ class DeviceSource(Source):
         except OSError as error:
             at = offset + filled
             raise from_os_error(error, SourceError, f"cannot read {self.name} at offset {at}") from error
+
+    def descriptor(self) -> int | None:
+        return self._descriptor if hasattr(os, "preadv") else None
 
     def check(self) -> None:
         try:

@@ -3,8 +3,9 @@
 //! Only arguments are turned over here. What the functions mean stands in `blocksync/kernels/digest.py`.
 
 mod buffer;
+mod descriptor;
 
-use blocksync_kernels::{Digest, DigestKind, Digester, INTERFACE, KEY_BYTES, Scan};
+use blocksync_kernels::{Digest, DigestKind, Digester, INTERFACE, KEY_BYTES, Scan, Sweep};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -66,6 +67,63 @@ fn scan<'py>(
     Ok(PyBytes::new(py, &flags))
 }
 
+/// What [`sweep`] returns: bytes done, patches as (block, runs of pages), and bytes of the payload used.
+type SweptParts = (usize, Vec<(usize, Vec<(usize, usize)>)>, usize);
+
+#[pyfunction]
+#[allow(clippy::too_many_arguments)] // the interface's
+fn sweep<'py>(
+    py: Python<'py>,
+    descriptor: i32,
+    offset: u64,
+    length: usize,
+    buffer: &Bound<'py, PyAny>,
+    block_bytes: i64,
+    kind: i64,
+    key: &Bound<'py, PyAny>,
+    old_digests: &Bound<'py, PyAny>,
+    old_pages: &Bound<'py, PyAny>,
+    digests: &Bound<'py, PyAny>,
+    pages: &Bound<'py, PyAny>,
+    payload: &Bound<'py, PyAny>,
+) -> PyResult<SweptParts> {
+    let digester = digester(kind, key)?;
+    let file = descriptor::Descriptor::new(descriptor)
+        .ok_or_else(|| PyValueError::new_err(format!("{descriptor} is no descriptor")))?;
+    let mut outputs = [buffer, digests, pages, payload].map(Buffer::writable);
+    let [Ok(buffer), Ok(digests), Ok(pages), Ok(payload)] = &mut outputs else {
+        return Err(outputs
+            .into_iter()
+            .find_map(Result::err)
+            .unwrap_or_else(|| PyValueError::new_err("no buffers")));
+    };
+    let apart = !buffer.overlaps(digests) && !buffer.overlaps(pages) && !buffer.overlaps(payload);
+    if !apart || digests.overlaps(pages) || digests.overlaps(payload) || pages.overlaps(payload) {
+        return Err(PyValueError::new_err("buffer, digests, pages and payload must not overlap"));
+    }
+    // Copied, since other threads may be claiming other blocks in the same memory: 80 bytes a block.
+    let old_digests = Buffer::readable(old_digests)?.bytes().to_vec();
+    let old_pages = Buffer::readable(old_pages)?.bytes().to_vec();
+    let work = Sweep::new(
+        length,
+        usize::try_from(block_bytes).unwrap_or(0),
+        buffer.bytes_mut(),
+        &old_digests,
+        &old_pages,
+        digests.bytes_mut(),
+        pages.bytes_mut(),
+        payload.bytes_mut(),
+    )
+    .map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let swept = py.detach(|| {
+        work.run(&digester, |at, to| {
+            file.read_at(to, u64::try_from(at).map_or(u64::MAX, |at| offset.saturating_add(at)))
+        })
+    });
+    let patches = swept.patches.into_iter().map(|patch| (patch.index, patch.runs)).collect();
+    Ok((swept.done, patches, swept.payload))
+}
+
 #[pyfunction]
 fn fold<'py>(
     py: Python<'py>,
@@ -101,6 +159,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("INTERFACE", INTERFACE)?;
     module.add_function(wrap_pyfunction!(describe, module)?)?;
     module.add_function(wrap_pyfunction!(scan, module)?)?;
+    module.add_function(wrap_pyfunction!(sweep, module)?)?;
     module.add_function(wrap_pyfunction!(fold, module)?)?;
     module.add_function(wrap_pyfunction!(is_zero, module)?)?;
     module.add_function(wrap_pyfunction!(page_runs, module)?)?;

@@ -9,15 +9,17 @@
 mod digest;
 mod pages;
 mod scan;
+mod sweep;
 mod zero;
 
 pub use digest::{Digest, DigestKind, Digester, KEY_BYTES, instructions};
 pub use pages::page_runs;
 pub use scan::{Scan, ScanError};
+pub use sweep::{Patch, Sweep, SweepError, Swept};
 pub use zero::is_zero;
 
 /// Raised whenever a kernel's signature or result changes; equal to `INTERFACE` in `blocksync/kernels/digest.py`.
-pub const INTERFACE: u32 = 1;
+pub const INTERFACE: u32 = 2;
 /// What databases and filesystems change; the leaf of a block's digest.
 pub const PAGE_BYTES: usize = 4096;
 pub const DIGEST_BYTES: usize = 16;

@@ -62,9 +62,7 @@ impl<'a> Scan<'a> {
         pages: &'a mut [u8],
         old_digests: Option<&'a [u8]>,
     ) -> Result<Self, ScanError> {
-        if !block_bytes.is_power_of_two() || !(MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&block_bytes) {
-            return Err(ScanError::BlockSize { given: block_bytes });
-        }
+        Self::check_block_bytes(block_bytes)?;
         if data.is_empty() {
             return Err(ScanError::NoData);
         }
@@ -83,6 +81,14 @@ impl<'a> Scan<'a> {
             return Err(ScanError::OldDigests { given, blocks });
         }
         Ok(Self { data, block_bytes, old_digests, digests, pages })
+    }
+
+    /// Refuse what is no block size.
+    pub fn check_block_bytes(block_bytes: usize) -> Result<(), ScanError> {
+        if !block_bytes.is_power_of_two() || !(MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&block_bytes) {
+            return Err(ScanError::BlockSize { given: block_bytes });
+        }
+        Ok(())
     }
 
     /// Fill the digests and sub-digests; one byte of flags a block comes back.

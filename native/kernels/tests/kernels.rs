@@ -1,7 +1,10 @@
 //! The kernels from outside, against known answers and against the slow way of saying the same.
 
+use std::io;
+
 use blocksync_kernels::{
-    DIGEST_BYTES, DigestKind, Digester, PAGE_BYTES, SAME_FLAG, Scan, ScanError, ZERO_FLAG, is_zero, page_runs,
+    DIGEST_BYTES, DigestKind, Digester, PAGE_BYTES, Patch, SAME_FLAG, Scan, ScanError, Sweep, Swept, ZERO_FLAG,
+    is_zero, page_runs,
 };
 
 const VECTORS: &str = include_str!("../../../tests/kernels/vectors.txt");
@@ -156,4 +159,78 @@ fn runs_are_as_long_as_they_can_be() {
     assert_eq!(changed(&[0, 1, 2, 3, 4, 5, 6, 7]), Some(vec![(0, 8)]));
     assert_eq!(page_runs(&old, &old[4..]), None);
     assert_eq!(page_runs(&old[1..], &old[1..]), None);
+}
+
+/// Sweep `new` with the digests of `old`, reading at most `most` bytes a call, with room for `patches`.
+fn sweep(old: &[u8], new: &[u8], block: usize, at_once: usize, most: usize, patches: usize) -> (Swept, Vec<u8>) {
+    let digester = digester("2");
+    let (_, old_digests, old_pages) = scan(old, block, &digester, None);
+    let (mut digests, mut pages) = (vec![0; patches * 16], vec![0; patches * block / 4096 * 4]);
+    let (mut buffer, mut payload) = (vec![0; at_once * block], vec![0; 1 << 20]);
+    let work =
+        Sweep::new(old.len(), block, &mut buffer, &old_digests, &old_pages, &mut digests, &mut pages, &mut payload);
+    let swept = work.unwrap().run(&digester, |offset, to| {
+        let rest = new.get(offset..).unwrap_or_default();
+        let count = rest.len().min(to.len()).min(most);
+        to[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    });
+    payload.truncate(swept.payload);
+    (swept, payload)
+}
+
+#[test]
+fn a_sweep_goes_on_over_what_is_the_same_and_what_changed_by_pages() {
+    let old = pattern(300_000);
+    for most in [1000, 4096, usize::MAX] {
+        let (swept, payload) = sweep(&old, &old, 65536, 2, most, 4);
+        assert_eq!((swept, payload), (Swept { done: 300_000, ..Swept::default() }, vec![]));
+    }
+    let mut new = old.clone();
+    new[65536 + 4096] ^= 1;
+    new[299_999] ^= 1;
+    let (swept, payload) = sweep(&old, &new, 65536, 2, 5000, 4);
+    let patches = vec![
+        Patch { index: 1, runs: vec![(1, 1)] },
+        Patch { index: 4, runs: vec![((299_999 - 4 * 65536) / 4096, 1)] },
+    ];
+    assert_eq!(swept, Swept { done: 300_000, patches, payload: payload.len() });
+    let last = 299_999 / 4096 * 4096;
+    assert_eq!(payload, [&new[65536 + 4096..65536 + 8192], &new[last..]].concat());
+}
+
+#[test]
+fn a_sweep_ends_before_what_it_cannot_patch() {
+    let old = pattern(4 * 65536);
+    let mut rewritten = old.clone();
+    rewritten[2 * 65536..3 * 65536].iter_mut().for_each(|byte| *byte ^= 1);
+    let mut zeroed = old.clone();
+    zeroed[2 * 65536..3 * 65536].fill(0);
+    for new in [&rewritten, &zeroed, &old[..2 * 65536 + 7].to_vec()] {
+        assert_eq!(sweep(&old, new, 65536, 1, usize::MAX, 4).0, Swept { done: 2 * 65536, ..Swept::default() });
+    }
+    let mut everywhere = old.clone();
+    (0..4).for_each(|block| everywhere[block * 65536] ^= 1);
+    assert_eq!(sweep(&old, &everywhere, 65536, 3, usize::MAX, 2).0.done, 2 * 65536);
+}
+
+#[test]
+fn a_sweep_ends_where_reading_fails_but_not_where_it_is_interrupted() {
+    let data = pattern(2 * 4096);
+    let digester = digester("1");
+    let (_, old, old_pages) = scan(&data, 4096, &digester, None);
+    let mut buffer = [0; 4096];
+    let work = Sweep::new(data.len(), 4096, &mut buffer, &old, &old_pages, &mut [], &mut [], &mut []).unwrap();
+    let mut interrupted = false;
+    let swept = work.run(&digester, |offset, to| {
+        if offset > 0 {
+            return Err(io::ErrorKind::Other.into());
+        }
+        if !std::mem::replace(&mut interrupted, true) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        to.copy_from_slice(&data[..4096]);
+        Ok(to.len())
+    });
+    assert_eq!(swept, Swept { done: 4096, ..Swept::default() });
 }
