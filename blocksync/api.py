@@ -33,6 +33,7 @@ from blocksync.options import (
     VerifyOptions,
     VerifyResult,
 )
+from blocksync.preflight.results import CheckOptions, CheckResult
 from blocksync.sources.base import Source
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cancel",
+    "CheckOptions",
+    "CheckResult",
     "CopyOptions",
     "Digest",
     "DiskOutcome",
@@ -64,6 +67,7 @@ __all__ = [
     "areceive",
     "asend",
     "averify",
+    "check",
     "copy",
     "default_state_dir",
     "estimate",
@@ -236,6 +240,16 @@ def estimate(
             if reach is None or not reach.pair_again(error):
                 raise
             return Estimator(disk, reach, wanted, token).run()
+
+
+def check(options: CheckOptions) -> CheckResult:
+    """Look for what would stop or spoil a transfer, on this end and on the way to the receiver; nothing is changed.
+
+    Faults of the world are findings, not errors.
+    """
+    from blocksync.preflight.checker import check as look
+
+    return look(options)
 
 
 async def asend(source: str | Source, options: SendOptions) -> SendResult:

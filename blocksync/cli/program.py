@@ -14,6 +14,7 @@ COMMANDS = {
     "send": "blocksync.cli.sending",
     "copy": "blocksync.cli.copying",
     "verify": "blocksync.cli.verifying",
+    "check": "blocksync.cli.checking",
     "estimate": "blocksync.cli.estimating",
     "inspect": "blocksync.cli.inspecting",
     "manifest": "blocksync.cli.slots",

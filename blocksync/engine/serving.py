@@ -99,7 +99,7 @@ class Serving:
                 "held_by": session.peer.name if session else "",
                 "durable": session.landing.durable_bytes if session else 0,
             }
-        return {"slots": said}
+        return {"slots": said, "data_port": self._receiver.data_port}
 
     # -- life ---------------------------------------------------------------------------------------------------
 

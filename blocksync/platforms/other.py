@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from blocksync.platforms.facts import DeviceFacts
 
 DIRECT = 0
+SHADOW_COPIES = os.name == "nt"
 
 
 def hold_file(descriptor: int) -> bool:
@@ -86,6 +87,14 @@ def lower_io_priority() -> None:
 def processor_seconds() -> tuple[float, float]:
     """Not told here."""
     return 0.0, 0.0
+
+
+def detached_mount(_device: str, _kind: str, _options: Iterable[str]) -> int:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+def path_mtu(_sock: socket.socket) -> int | None:
+    return None
 
 
 def tune_socket(sock: socket.socket) -> None:

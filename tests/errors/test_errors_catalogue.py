@@ -20,6 +20,8 @@ from blocksync.errors import (
     UnreadableError,
     from_os_error,
 )
+from blocksync.preflight import findings
+from blocksync.preflight.findings import KINDS, Kind, Severity, as_error, found
 
 PAGE = Path(__file__).parents[2] / "docs" / "ERRORS.md"
 EXIT_CODES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 130}
@@ -89,3 +91,49 @@ def test_an_os_error_without_a_number_still_says_something() -> None:
     assert (
         from_os_error(TimeoutError("timed out"), errors.NetworkError, "no answer").message == "no answer: timed out"
     )
+
+
+def documented_findings() -> dict[str, tuple[str, int, str]]:
+    rows = re.findall(r"^\| (BS\d{4}) \| (error|warning|note) \| (\d+) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
+    return {code: (severity, int(exit_code), when) for code, severity, exit_code, when in rows}
+
+
+def test_page_lists_every_finding_and_no_other() -> None:
+    built = {
+        kind.code: (
+            kind.severity.value,
+            kind.error.exit_code if kind.severity is Severity.ERROR else 0,
+            kind.when,
+        )
+        for kind in KINDS
+    }
+    assert documented_findings() == built
+
+
+def test_findings_and_errors_share_the_numbers() -> None:
+    codes = [kind.code for kind in KINDS] + [cls.code for cls in classes()]
+    assert len(codes) == len(set(codes))
+    assert all("BS2000" <= kind.code < "BS3000" for kind in KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
+def test_every_finding_that_asks_for_something_says_what(kind: Kind) -> None:
+    assert kind.when
+    assert kind.remedy or kind.severity is Severity.NOTE
+    if kind.severity is Severity.ERROR:
+        error = as_error(found(kind, "it is so"))
+        assert error.exit_code == kind.error.exit_code > 1
+        assert kind.code in error.message
+        assert error.remedy == kind.remedy
+
+
+def test_every_code_of_the_source_is_in_the_catalogue() -> None:
+    """No finding is made up beside the catalogue: all go through the kinds, and each kind is used."""
+    package = Path(errors.__file__).parent
+    text = "".join(
+        path.read_text() for path in sorted(package.rglob("*.py")) if path.name not in ("findings.py", "errors.py")
+    )
+    names = {name for name, value in vars(findings).items() if isinstance(value, Kind)}
+    unused = {name for name in names if f"findings.{name}" not in text}
+    assert unused == set()
+    assert re.findall(r"BS2\d{3}", text) == []

@@ -1,0 +1,1 @@
+"""What can be known before a transfer: findings, each with a code that stays, and a remedy."""

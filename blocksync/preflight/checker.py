@@ -1,0 +1,193 @@
+"""``check``: all that can be looked at on this end, and the quick part of it that every ``send`` looks at."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from blocksync.engine.reach import parse_address
+from blocksync.engine.statedir import prepare
+from blocksync.errors import BlocksyncError, StateError
+from blocksync.flatten.tree import FolderTree, Guest
+from blocksync.platforms import SHADOW_COPIES, mounts_of
+from blocksync.preflight import findings
+from blocksync.preflight.findings import Finding, found
+from blocksync.preflight.network import Way, ask, hello_findings
+from blocksync.preflight.offline import offline_system
+from blocksync.preflight.places import picture, readable, state_findings, target_findings
+from blocksync.preflight.quantities import size_of
+from blocksync.preflight.results import CheckOptions, CheckResult
+from blocksync.preflight.shadows import shadow_findings
+from blocksync.preflight.snapshots import free_of_groups, snapshot_findings
+from blocksync.preflight.system import fstab, is_system, system_findings
+from blocksync.sources import open_source
+from blocksync.sources.base import Source
+from blocksync.trust.identity import Identity
+from blocksync.trust.pins import Pins
+from blocksync.volumes.layout import Layout, read_layout
+from blocksync.volumes.reader import SourceReader
+
+PROGRAM_SECONDS = 60
+
+
+def check(options: CheckOptions) -> CheckResult:
+    """Look at everything that the options name. Faults are findings; nothing is changed."""
+    return CheckResult(findings=tuple(_findings(options)))
+
+
+def _findings(options: CheckOptions) -> Iterator[Finding]:
+    try:
+        state = prepare(options.state_dir)
+    except StateError as error:
+        yield found(findings.STATE_UNUSABLE, error.message, error.remedy)
+        return
+    sizes: list[tuple[str, int]] = []
+    for name in options.sources:
+        _tell(options, f"looking at {name}")
+        try:
+            with open_source(name) as source:
+                sizes.append((name, source.size))
+                yield from source_findings(name, source)
+        except BlocksyncError as error:
+            yield found(findings.SOURCE_UNREADABLE, error.message, error.remedy)
+    if not options.sources and not options.targets and options.system:
+        _tell(options, "looking at this system")
+        yield from _own_system()
+    if SHADOW_COPIES and not options.targets:
+        yield from shadow_findings(run_program)
+    for path in options.targets:
+        _tell(options, f"looking at {path}")
+        yield from target_findings(path, state)
+    total = sum(size for _, size in sizes) + sum(_size_of_file(path) for path in options.targets)
+    yield from state_findings(state, total)
+    if options.to:
+        _tell(options, f"looking for {options.to}")
+        yield from _way_findings(options, state, sizes)
+
+
+def _tell(options: CheckOptions, what: str) -> None:
+    if options.progress is not None:
+        options.progress(what)
+
+
+# -- the source -----------------------------------------------------------------------------------------------
+
+
+def source_findings(name: str, source: Source) -> Iterator[Finding]:
+    """Readable, what it holds, whether a snapshot can be taken, and the system on it."""
+    unreadable = list(readable(source))
+    if unreadable:
+        yield from unreadable
+        return
+    layout = read_layout([(name, SourceReader(source))])
+    yield from picture(source, layout)
+    mounted = _mounted(name)
+    if mounted is not None:
+        yield from snapshot_findings(name, layout, mounted, free_of_groups)
+    if mounted is not None and "/" in mounted:
+        yield from _own_system()
+    elif mounted:
+        yield found(
+            findings.SYSTEM_UNSEEN, f"{name} is in use and is not this system's own disk: its files were not read"
+        )
+    else:
+        yield from _offline(name, layout)
+
+
+def _mounted(name: str) -> list[str] | None:
+    """Where a device, its partitions and what stands on them are mounted; None for what is no device."""
+    try:
+        status = os.stat(name)
+    except OSError:
+        return None
+    return mounts_of(status.st_rdev) if stat.S_ISBLK(status.st_mode) else None
+
+
+def _own_system(*, initramfs: bool = True) -> Iterator[Finding]:
+    if os.name != "posix":
+        return
+    descriptor = os.open("/", os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
+    with contextlib.closing(FolderTree(descriptor, "this system")) as tree:
+        guest = Guest(tree)
+        if is_system(guest):
+            yield from system_findings(guest, initramfs=initramfs)
+
+
+def _offline(name: str, layout: Layout) -> Iterator[Finding]:
+    if not any(part.filesystem for disk in layout.disks for part in disk.partitions):
+        return
+    if os.name != "posix" or os.geteuid() != 0:
+        yield found(
+            findings.SYSTEM_UNSEEN,
+            f"the files on {name} were not read: that needs root",
+            "run blocksync check as root",
+        )
+        return
+    try:
+        with offline_system(name, layout) as guest:
+            if guest is None:
+                yield found(
+                    findings.SYSTEM_UNSEEN, f"{name} has no partition with a Linux system that can be read here"
+                )
+                return
+            yield from system_findings(guest)
+    except BlocksyncError as error:
+        yield found(findings.SYSTEM_UNSEEN, f"the files on {name} were not read: {error.message}")
+
+
+# -- the receiver ---------------------------------------------------------------------------------------------
+
+
+def _way_findings(options: CheckOptions, state: Path, sizes: list[tuple[str, int]]) -> Iterator[Finding]:
+    host, port = parse_address(options.to)
+    way = Way(host, port, Identity.load_or_create(state), Pins(state).find(host, port))
+    yield from way.findings()
+    for name, size in sizes:
+        slot = way.slots.get(options.slot) if options.slot else None
+        if slot is None and len(way.slots) == 1:
+            slot = next(iter(way.slots.values()))
+        there = slot.get("size") if isinstance(slot, dict) else None
+        if isinstance(there, int) and there < size:
+            yield found(findings.TARGET_SMALL, f"the target has {size_of(there)}, and {name} {size_of(size)}")
+
+
+def _size_of_file(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def run_program(words: list[str]) -> tuple[int, str]:
+    """Run one of the system's own programs for a look."""
+    try:
+        done = subprocess.run(
+            words, check=False, capture_output=True, text=True, errors="replace", timeout=PROGRAM_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, str(error)
+    return done.returncode, done.stdout or done.stderr
+
+
+# -- before every send ----------------------------------------------------------------------------------------
+
+
+def quick_findings(names: list[str], size: int, address: tuple[str, int], state: Path) -> Iterator[Finding]:
+    """What costs no time that anybody would notice: state, versions and clocks, fstab of the own system.
+
+    Args:
+        names: of the sources.
+        size: of all of them, bytes.
+        address: of the receiver's control port.
+    """
+    yield from state_findings(state, size)
+    with contextlib.suppress(Exception):  # that the receiver cannot be reached is the send's own to say
+        yield from hello_findings(ask(*address, None, "GET", "/v1/hello"), f"{address[0]}:{address[1]}")
+    if any("/" in (_mounted(name) or ()) for name in names):
+        descriptor = os.open("/", os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
+        with contextlib.closing(FolderTree(descriptor, "this system")) as tree, contextlib.suppress(BlocksyncError):
+            yield from fstab(Guest(tree))

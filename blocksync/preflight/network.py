@@ -1,0 +1,223 @@
+"""The way to a receiver, step by step, so that each kind of trouble has its own name."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import errno
+import http.client
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from blocksync import __version__
+from blocksync.control.diagnosis import key_is_refused
+from blocksync.errors import BlocksyncError, NetworkError, TrustError
+from blocksync.options import DEFAULT_DATA_PORT
+from blocksync.platforms import path_mtu
+from blocksync.preflight import findings
+from blocksync.preflight.findings import Finding, Kind, found
+from blocksync.protocol.messages import CONTROL_VERSION, MAX_MESSAGE_BYTES
+from blocksync.transports.tls import connect
+from blocksync.trust.identity import Identity
+from blocksync.trust.pins import Pin
+from blocksync.trust.tls import client_context, peer_fingerprint
+
+PROBE_SECONDS = 5.0
+# More than one segment whatever the MTU: jumbo frames have 9000.
+LARGE_BYTES = 32 << 10
+# The Date header has whole seconds.
+CLOCK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the control port said to a question: its status, its JSON and the second of its clock."""
+
+    status: int
+    said: dict[str, object]
+    clock_skew: float | None
+    fingerprint: bytes | None
+    mtu: int | None
+
+
+class Way:
+    """From this machine to one receiver.
+
+    Args:
+        host, port: of the control port.
+        identity: this machine's.
+        pin: the receiver's; None before pairing.
+    """
+
+    def __init__(self, host: str, port: int, identity: Identity, pin: Pin | None) -> None:
+        self._host = host
+        self._port = port
+        self._identity = identity
+        self._pin = pin
+        self.slots: dict[str, object] = {}
+        """What the receiver says of the slots this machine may use, once it was asked."""
+
+    def findings(self) -> Iterator[Finding]:
+        """Look, from the name to large packets; ends where nothing further can be looked at."""
+        at = f"{self._host}:{self._port}"
+        try:
+            socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            yield found(findings.NAME_UNKNOWN, f"{self._host} is not known: {error.strerror or error}")
+            return
+        trouble = _port_trouble(
+            self._host, self._port, "control", findings.CONTROL_REFUSED, findings.CONTROL_SILENT
+        )
+        if trouble is not None:
+            yield trouble
+            return
+        try:
+            hello = ask(self._host, self._port, None, "GET", "/v1/hello")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            yield found(findings.CONTROL_FOREIGN, f"what answers at {at} is not blocksync: {_short(error)}")
+            return
+        yield from hello_findings(hello, at)
+        if self._pin is None:
+            yield found(findings.NOT_PAIRED, f"this machine is not paired with {at}")
+            yield from self._data(DEFAULT_DATA_PORT, hello.mtu)
+        elif hello.fingerprint != self._pin.fingerprint:
+            yield found(findings.OTHER_KEY, f"{at} shows another key than the one that was pinned")
+        else:
+            yield from self._paired(self._pin, hello)
+
+    def _paired(self, pin: Pin, hello: Answer) -> Iterator[Finding]:
+        at = f"{self._host}:{self._port}"
+        try:
+            status = ask(self._host, self._port, self._identity, "GET", "/v1/status")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if key_is_refused(self._host, self._port, self._identity, pin.fingerprint):
+                yield found(findings.KEY_REFUSED, f"{at} does not accept this machine's key")
+            else:
+                yield found(findings.CONTROL_SILENT, f"{at} does not answer a paired sender: {_short(error)}")
+            return
+        if status.status != http.HTTPStatus.OK:
+            yield found(
+                findings.KEY_REFUSED, f"{at} does not accept this machine: {status.said.get('message', '')}"
+            )
+            return
+        slots = status.said.get("slots")
+        self.slots = slots if isinstance(slots, dict) else {}
+        if not self._large_arrive():
+            yield found(findings.LARGE_LOST, f"small packets reach {at}, large ones vanish on the way")
+            return
+        port = status.said.get("data_port")
+        yield from self._data(port if isinstance(port, int) else DEFAULT_DATA_PORT, hello.mtu)
+
+    def _large_arrive(self) -> bool:
+        """Whether a request of many segments is answered; what it says does not matter."""
+        body = json.dumps({"padding": "x" * LARGE_BYTES}).encode()
+        try:
+            ask(self._host, self._port, self._identity, "POST", "/v1/sessions", body)
+        except TimeoutError:
+            return False
+        except (OSError, http.client.HTTPException, ValueError):
+            return True  # refused or reset: that is an answer
+        return True
+
+    def _data(self, port: int, mtu: int | None) -> Iterator[Finding]:
+        at = f"{self._host}:{port}"
+        trouble = _port_trouble(self._host, port, "data", findings.DATA_REFUSED, findings.DATA_SILENT)
+        if trouble is not None:
+            yield trouble
+            return
+        if self._pin is not None:
+            context = client_context(self._identity, pin=self._pin.fingerprint)
+            try:
+                connect(self._host, port, context, self._pin.fingerprint, timeout=PROBE_SECONDS).close()
+            except (NetworkError, TrustError, BlocksyncError) as error:
+                yield found(findings.DATA_FOREIGN, f"what answers at {at} is not the receiver: {error.message}")
+                return
+        yield found(findings.REACHED, f"{self._host} was reached on port {self._port} (control) and {port} (data)")
+        if mtu is not None:
+            yield found(findings.PATH_MTU, f"the path's MTU is {mtu} bytes")
+
+
+def hello_findings(hello: Answer, at: str) -> Iterator[Finding]:
+    """What a receiver's greeting tells: versions and clock."""
+    control, version = hello.said.get("control"), hello.said.get("version")
+    if hello.status != http.HTTPStatus.OK or not isinstance(version, str):
+        yield found(findings.CONTROL_FOREIGN, f"what answers at {at} is not blocksync")
+    elif control != CONTROL_VERSION:
+        yield found(
+            findings.PROTOCOL_SKEW,
+            f"the receiver ({version}) speaks control protocol {control}, this machine {CONTROL_VERSION}",
+        )
+    elif version != __version__:
+        yield found(findings.VERSION_SKEW, f"the receiver runs blocksync {version}, this machine {__version__}")
+    skew = hello.clock_skew
+    if skew is not None and abs(skew) > CLOCK_SECONDS:
+        word = "ahead of" if skew > 0 else "behind"
+        yield found(findings.CLOCK_SKEW, f"the receiver's clock is {abs(skew):.0f} s {word} this one")
+
+
+def ask(
+    host: str, port: int, identity: Identity | None, method: str, path: str, body: bytes | None = None
+) -> Answer:
+    """One question on a connection of its own. Nothing secret is in it: the caller compares the fingerprint.
+
+    Raises:
+        OSError: no connection, no TLS, or no answer in time.
+        HTTPException, ValueError: what answers speaks no HTTP.
+    """
+    context = client_context(identity)
+    with (
+        socket.create_connection((host, port), timeout=PROBE_SECONDS) as plain,
+        context.wrap_socket(plain) as secure,
+    ):
+        connection = http.client.HTTPConnection(host)
+        connection.sock = secure
+        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+        answer = connection.getresponse()
+        raw = answer.read(MAX_MESSAGE_BYTES)
+        skew = clock_skew(answer.headers.get("Date"), time.time())
+        try:
+            said = json.loads(raw)
+        except (ValueError, RecursionError):
+            said = None
+        return Answer(
+            status=answer.status,
+            said=said if isinstance(said, dict) else {},
+            clock_skew=skew,
+            fingerprint=peer_fingerprint(secure),
+            mtu=path_mtu(plain),
+        )
+
+
+def clock_skew(date: str | None, now: float) -> float | None:
+    """Seconds that a Date header is ahead of ``now``; None where it is none. Its fraction of a second is unknown."""
+    if date is None:
+        return None
+    with contextlib.suppress(TypeError, ValueError, IndexError):
+        return email.utils.parsedate_to_datetime(date).timestamp() + 0.5 - now
+    return None
+
+
+def _port_trouble(host: str, port: int, what: str, refused: Kind, silent: Kind) -> Finding | None:
+    """Why no TCP connection comes about; None where one does."""
+    at = f"the {what} port {host}:{port}"
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+    except ConnectionRefusedError:
+        return found(refused, f"nobody listens on {at}")
+    except TimeoutError:
+        return found(silent, f"{at} does not answer within {PROBE_SECONDS:.0f} s: packets are dropped on the way")
+    except OSError as error:
+        if error.errno in (errno.ECONNRESET, errno.ECONNABORTED):
+            return found(refused, f"{at} resets connections: {error.strerror}")
+        return found(findings.NO_ROUTE, f"there is no way to {at}: {error.strerror or error}")
+    return None
+
+
+def _short(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS 1.3 ({error.reason or 'handshake failed'})"
+    return (str(error) or type(error).__name__)[:160]
