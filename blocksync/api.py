@@ -133,6 +133,7 @@ def send(source: str | Source, options: SendOptions, *, cancel: Cancel | None = 
 
     token = cancel or Cancel()
     with _opened(source, rescue=options.rescue) as disk, _reached(options) as reach:
+        _look_first([disk], reach, options)
         with reach.route(options.slot) as route:
             try:
                 return Sender(disk, route, options, token).run()
@@ -160,6 +161,7 @@ def send_disks(disks: Sequence[DiskSpec], options: SendOptions, *, cancel: Cance
     token = cancel or Cancel()
     names = [disk.source for disk in disks]
     with _opened_together(names, rescue=options.rescue) as sources, _reached(options) as reach:
+        _look_first(sources, reach, options)
         slots = match_slots([(disk.source, disk.slot) for disk in disks], reach.slots())
         members = [Member(source=source, slot=slot) for source, slot in zip(sources, slots, strict=True)]
         return Group(members, lambda slot: reach.route(slot, own=True), options, token).run()
@@ -381,6 +383,21 @@ def _reached(options: SendOptions | VerifyOptions | EstimateOptions) -> Iterator
         yield reach
     finally:
         reach.close()
+
+
+def _look_first(sources: Sequence[Source], reach: Reach, options: SendOptions) -> None:
+    """The quick part of the preflight: refuse for errors, tell the rest."""
+    from blocksync.preflight.findings import as_error, told
+    from blocksync.preflight.quick import quick_findings
+
+    size = sum(source.size for source in sources)
+    for finding in quick_findings(
+        [source.name for source in sources], size, reach.address, prepare(options.state_dir)
+    ):
+        if finding.exit_code:
+            raise as_error(finding)
+        if options.progress is not None:
+            options.progress(Progress(stage="checking", slot=options.slot, size=size, message=told(finding)))
 
 
 async def _in_thread(work: Callable[[Cancel], T]) -> T:

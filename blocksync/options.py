@@ -25,8 +25,9 @@ class Progress:
     """A moment of a running transfer; counts only what is complete.
 
     Args:
-        stage: ``connecting``, ``waiting`` (before a retry), ``planning``, ``transferring``, ``committing``,
-            ``verifying``, ``done``; on the receiver also ``listening``, ``opened``, ``paired``, ``closed``.
+        stage: ``checking`` (what was found before), ``connecting``, ``waiting`` (before a retry), ``planning``,
+            ``transferring``, ``committing``, ``verifying``, ``done``; on the receiver also ``listening``,
+            ``opened``, ``paired``, ``closed``.
         slot: the slot concerned, where there is one.
         size: of the disk, bytes.
         done: bytes of the disk dealt with in this pass.

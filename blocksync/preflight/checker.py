@@ -1,10 +1,9 @@
-"""``check``: all that can be looked at on this end, and the quick part of it that every ``send`` looks at."""
+"""``check``: all that can be looked at on this end, and on the way to the receiver."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +12,19 @@ from blocksync.engine.reach import parse_address
 from blocksync.engine.statedir import prepare
 from blocksync.errors import BlocksyncError, StateError
 from blocksync.flatten.tree import FolderTree, Guest
-from blocksync.platforms import SHADOW_COPIES, mounts_of
+from blocksync.platforms import SHADOW_COPIES
 from blocksync.preflight import findings
 from blocksync.preflight.findings import Finding, found
-from blocksync.preflight.network import Way, ask, hello_findings
+from blocksync.preflight.network import Way
 from blocksync.preflight.offline import offline_system
-from blocksync.preflight.places import picture, readable, state_findings, target_findings
+from blocksync.preflight.places import picture, readable, target_findings
 from blocksync.preflight.quantities import size_of
+from blocksync.preflight.quick import mounted_at
 from blocksync.preflight.results import CheckOptions, CheckResult
 from blocksync.preflight.shadows import shadow_findings
 from blocksync.preflight.snapshots import free_of_groups, snapshot_findings
-from blocksync.preflight.system import fstab, is_system, system_findings
+from blocksync.preflight.state import state_findings
+from blocksync.preflight.system import is_system, system_findings
 from blocksync.sources import open_source
 from blocksync.sources.base import Source
 from blocksync.trust.identity import Identity
@@ -85,7 +86,7 @@ def source_findings(name: str, source: Source) -> Iterator[Finding]:
         return
     layout = read_layout([(name, SourceReader(source))])
     yield from picture(source, layout)
-    mounted = _mounted(name)
+    mounted = mounted_at(name)
     if mounted is not None:
         yield from snapshot_findings(name, layout, mounted, free_of_groups)
     if mounted is not None and "/" in mounted:
@@ -96,15 +97,6 @@ def source_findings(name: str, source: Source) -> Iterator[Finding]:
         )
     else:
         yield from _offline(name, layout)
-
-
-def _mounted(name: str) -> list[str] | None:
-    """Where a device, its partitions and what stands on them are mounted; None for what is no device."""
-    try:
-        status = os.stat(name)
-    except OSError:
-        return None
-    return mounts_of(status.st_rdev) if stat.S_ISBLK(status.st_mode) else None
 
 
 def _own_system(*, initramfs: bool = True) -> Iterator[Finding]:
@@ -171,23 +163,3 @@ def run_program(words: list[str]) -> tuple[int, str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, str(error)
     return done.returncode, done.stdout or done.stderr
-
-
-# -- before every send ----------------------------------------------------------------------------------------
-
-
-def quick_findings(names: list[str], size: int, address: tuple[str, int], state: Path) -> Iterator[Finding]:
-    """What costs no time that anybody would notice: state, versions and clocks, fstab of the own system.
-
-    Args:
-        names: of the sources.
-        size: of all of them, bytes.
-        address: of the receiver's control port.
-    """
-    yield from state_findings(state, size)
-    with contextlib.suppress(Exception):  # that the receiver cannot be reached is the send's own to say
-        yield from hello_findings(ask(*address, None, "GET", "/v1/hello"), f"{address[0]}:{address[1]}")
-    if any("/" in (_mounted(name) or ()) for name in names):
-        descriptor = os.open("/", os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
-        with contextlib.closing(FolderTree(descriptor, "this system")) as tree, contextlib.suppress(BlocksyncError):
-            yield from fstab(Guest(tree))

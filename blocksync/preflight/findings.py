@@ -257,6 +257,12 @@ def found(kind: Kind, what: str, remedy: str | None = None) -> Finding:
     )
 
 
+def told(finding: Finding) -> str:
+    """A finding in one line, for people."""
+    remedy = f"; {finding.remedy}" if finding.remedy else ""
+    return f"{finding.severity} {finding.code}: {finding.what}{remedy}"
+
+
 def as_error(finding: Finding) -> BlocksyncError:
     """The error that a transfer stops with for a finding."""
     kind = next(kind for kind in KINDS if kind.code == finding.code)

@@ -1,10 +1,9 @@
-"""The target, the source and the state folder."""
+"""The source and the target."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from blocksync.sources.base import Source
 from blocksync.targets import open_target
 from blocksync.volumes.layout import Disk, Filesystem, Layout
 
-# 80 bytes for each block of 64 KiB, the new manifest beside the old one, and a journal.
-MANIFEST_SHARE = 2 * 80 / (64 << 10)
-JOURNAL_BYTES = 64 << 20
 SAMPLE_BYTES = 4096
 MOST_PARTS = 12
 
@@ -127,26 +123,3 @@ def _new_image(path: str) -> Iterator[Finding]:
     yield found(
         findings.TARGET_FITS, f"{path} does not exist: recv --create SIZE makes it; {size_of(free)} are free there"
     )
-
-
-def state_findings(state: Path, size: int) -> Iterator[Finding]:
-    """Whether the state folder can be written and has room.
-
-    Args:
-        state: the folder.
-        size: of the disks whose manifests go there, bytes.
-    """
-    try:
-        with tempfile.TemporaryFile(dir=state):
-            pass
-        free = shutil.disk_usage(state).free
-    except OSError as error:
-        mapped = from_os_error(error, StateError, f"the state folder {state} cannot be written to")
-        yield found(findings.STATE_UNUSABLE, mapped.message, mapped.remedy)
-        return
-    needed = int(size * MANIFEST_SHARE) + JOURNAL_BYTES
-    if free < needed:
-        yield found(
-            findings.STATE_SPACE,
-            f"the state folder {state} has {size_of(free)} free and may need {size_of(needed)}",
-        )
