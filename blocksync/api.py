@@ -33,6 +33,7 @@ from blocksync.options import (
     VerifyOptions,
     VerifyResult,
 )
+from blocksync.preflight.findings import Finding
 from blocksync.preflight.results import CheckOptions, CheckResult
 from blocksync.sources.base import Source
 
@@ -50,6 +51,7 @@ __all__ = [
     "DiskSpec",
     "EstimateOptions",
     "EstimateResult",
+    "Finding",
     "GroupResult",
     "Listening",
     "ManifestInfo",

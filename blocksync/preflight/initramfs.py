@@ -52,13 +52,17 @@ def file_names(file: BinaryIO) -> Iterator[str]:
         magic = file.read(6)
         file.seek(start)
         if magic in _NEWC:
-            yield from _archive(_Stream(file))
+            stream = _Stream(file)
+            yield from _archive(stream)
+            stream.give_back()
         elif anything and not _packed(magic):
             return  # padding, or a signature at the end
         else:
             unpacked = _unpacked(file, magic)
             try:
                 stream = _Stream(unpacked)
+                if not stream.skip_zeros():
+                    raise LayoutDamagedError("an initramfs is cut short")
                 while stream.skip_zeros():
                     yield from _archive(stream)
             finally:
@@ -106,6 +110,11 @@ class _Stream:
             here = min(count, len(self._held))
             self._held = self._held[here:]
             count -= here
+
+    def give_back(self) -> None:
+        """Leave the file where the last byte was taken."""
+        self._file.seek(-len(self._held), io.SEEK_CUR)
+        self._held = b""
 
     def skip_zeros(self) -> bool:
         while self._fill():
@@ -182,7 +191,7 @@ class _Pieces:
             if not packed and getattr(unpacker, "needs_input", True):
                 packed = self._file.read(PIECE_BYTES)
                 if not packed:
-                    return b""
+                    raise LayoutDamagedError("an initramfs is cut short")
             try:
                 plain: bytes = unpacker.decompress(packed, count)  # type: ignore[attr-defined]
             except (zlib.error, lzma.LZMAError, OSError) as error:

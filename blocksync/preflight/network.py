@@ -188,7 +188,7 @@ def ask(
             said=said if isinstance(said, dict) else {},
             clock_skew=skew,
             fingerprint=peer_fingerprint(secure),
-            mtu=path_mtu(plain),
+            mtu=path_mtu(secure),
         )
 
 
