@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from blocksync.errors import LayoutError
+from blocksync.errors import LayoutError, LayoutUnknownError
 from blocksync.volumes.filesystems import btrfs, ext, fat, markers, ntfs, swap, xfs
 from blocksync.volumes.filesystems.base import AllocationMap, Filesystem
 from blocksync.volumes.reader import Reader
 
-__all__ = ["AllocationMap", "Filesystem", "detect"]
+__all__ = ["AllocationMap", "Filesystem", "detect", "open_map"]
 
 # A boot sector of FAT or NTFS comes last: it is what a later use most often leaves behind.
 _PROBES: dict[str, Callable[[Reader], Filesystem | None]] = {
@@ -47,3 +47,32 @@ def detect(reader: Reader) -> Filesystem | None:
     if not found:
         return None
     return dataclasses.replace(found[0], others=tuple(other.kind for other in found[1:]))
+
+
+_MAPS: dict[str, Callable[[Reader], AllocationMap]] = {
+    **dict.fromkeys(("ext2", "ext3", "ext4"), ext.ExtMap),
+    "xfs": xfs.XfsMap,
+    "btrfs": btrfs.BtrfsMap,
+    "ntfs": ntfs.NtfsMap,
+    **dict.fromkeys(("fat12", "fat16", "fat32"), fat.FatMap),
+    "swap": swap.SwapMap,
+}
+
+
+def open_map(reader: Reader, filesystem: Filesystem) -> AllocationMap:
+    """The allocation map of what :func:`detect` found.
+
+    Raises:
+        FilesystemDirtyError: it was not cleanly unmounted.
+        LayoutUnknownError: it is of a kind that no map is made of, or several signatures leave open what it is.
+        LayoutDamagedError: it does not hold.
+    """
+    if filesystem.others:
+        raise LayoutUnknownError(
+            f"signatures of {', '.join((filesystem.kind, *filesystem.others))} leave open what it is",
+            remedy="remove the leftover with wipefs, or send every block",
+        )
+    make = _MAPS.get(filesystem.kind)
+    if make is None:
+        raise LayoutUnknownError(f"no allocation map is made of {filesystem.kind}")
+    return make(reader)
