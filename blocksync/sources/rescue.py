@@ -71,6 +71,10 @@ class RescueSource(Source):
                 remedy="the disk is dying: image it with a rescue tool first, then send the image",
             ) from error
 
+    def descriptor(self) -> int | None:
+        # A kernel whose own read fails leaves the range to read_into.
+        return self._base.descriptor()
+
     def unreadable(self) -> tuple[tuple[int, int], ...]:
         """``(offset, length)`` of what could not be read so far, in order, neighbours joined."""
         with self._lock:
