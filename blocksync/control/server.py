@@ -7,6 +7,7 @@ Every request but ``hello`` and ``pair`` needs the certificate of a peer that ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import ssl
@@ -18,6 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from blocksync import __version__
+from blocksync.control.door import Door
 from blocksync.control.loop import new_loop
 from blocksync.control.service import Peer, ReceiverService
 from blocksync.errors import (
@@ -40,10 +42,12 @@ from blocksync.protocol.messages import (
 from blocksync.transports.listener import listen
 from blocksync.trust.tls import peer_fingerprint
 
+# What may block for long (opening, committing, reading for a verify) and what is short have threads of their own, so
+# that no peer keeps another's signs of life waiting.
 WORKERS = 16
-HANDSHAKE_SECONDS = 10.0
+QUICK_WORKERS = 4
+BODY_SECONDS = 10.0
 IDLE_SECONDS = 60.0
-MAX_CONNECTIONS = 512
 STREAM_PART_BYTES = 64 << 10
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -71,6 +75,7 @@ class ControlServer:
         self._socket = listen(host, port, "control", "--control-port")
         self.port: int = self._socket.getsockname()[1]
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="control")
+        self._quick_pool = ThreadPoolExecutor(QUICK_WORKERS, thread_name_prefix="control-quick")
         self._loop = new_loop()
         self._ready = threading.Event()
         self._stopping: asyncio.Event | None = None
@@ -93,7 +98,8 @@ class ControlServer:
         if self._thread.is_alive() and self._stopping is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._quick_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
         self._socket.close()
 
     def _run(self) -> None:
@@ -112,10 +118,14 @@ class ControlServer:
         app.add_routes(self._routes())
         runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=1.0)
         await runner.setup()
-        site = web.SockSite(runner, self._socket, ssl_context=self._context)
-        await site.start()
+        server = runner.server
+        assert server is not None
+        door = asyncio.get_running_loop().create_task(Door(self._socket, self._context, server).run())
         self._ready.set()
         await self._stopping.wait()
+        door.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await door
         await runner.cleanup()
 
     def _routes(self) -> list[web.RouteDef]:
@@ -145,13 +155,13 @@ class ControlServer:
 
     async def _status(self, request: web.Request) -> web.Response:
         peer = await self._peer(request)
-        return web.json_response(await self._work(lambda: self._service.status(peer)))
+        return web.json_response(await self._quick(lambda: self._service.status(peer)))
 
     async def _pair(self, request: web.Request) -> web.Response:
         said = await _json(request)
         if not isinstance(said, dict):
             raise ProtocolError("a pairing request must be a JSON object")
-        return web.json_response(await self._work(lambda: self._service.pair(said)))
+        return web.json_response(await self._quick(lambda: self._service.pair(said)))
 
     async def _open(self, request: web.Request) -> web.Response:
         port = await self._port(request)
@@ -172,7 +182,7 @@ class ControlServer:
 
     async def _heartbeat(self, request: web.Request) -> web.Response:
         port = await self._port(request)
-        answer = await self._work(lambda: port.heartbeat(_session(request)))
+        answer = await self._quick(lambda: port.heartbeat(_session(request)))
         return web.json_response(answer.to_json())
 
     async def _commit(self, request: web.Request) -> web.Response:
@@ -194,7 +204,7 @@ class ControlServer:
         try:
             await response.prepare(request)
             while part := await self._work(lambda: _gather(parts)):
-                await response.write(part)
+                await _write(response, part)
             await response.write_eof()
         finally:
             await self._work(lambda: _close_iterator(parts))
@@ -208,7 +218,7 @@ class ControlServer:
         peer: Peer | None = None
         if fingerprint is not None:
             shown = fingerprint
-            peer = await self._work(lambda: self._service.grants_fingerprint_ok(shown))
+            peer = await self._quick(lambda: self._service.grants_fingerprint_ok(shown))
         if peer is None:
             raise TrustError("this receiver does not know the sender's key")
         return peer
@@ -219,6 +229,9 @@ class ControlServer:
     async def _work(self, call: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
+    async def _quick(self, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._quick_pool, call)
+
 
 def _session(request: web.Request) -> bytes:
     return bytes.fromhex(request.match_info["session"])
@@ -226,11 +239,19 @@ def _session(request: web.Request) -> bytes:
 
 async def _json(request: web.Request) -> object:
     try:
-        return json.loads(await asyncio.wait_for(request.read(), HANDSHAKE_SECONDS))
+        return json.loads(await asyncio.wait_for(request.read(), BODY_SECONDS))
     except (ValueError, RecursionError) as error:
         raise ProtocolError("the request is no JSON") from error
     except asyncio.TimeoutError as error:
         raise ProtocolError("the request took too long") from error
+
+
+async def _write(response: web.StreamResponse, part: bytes) -> None:
+    """Write within bounds: a peer that stopped reading must not keep the slot."""
+    try:
+        await asyncio.wait_for(response.write(part), IDLE_SECONDS)
+    except asyncio.TimeoutError as error:
+        raise ConnectionResetError("the sender stopped reading") from error
 
 
 def _gather(parts: Iterator[bytes]) -> bytes:

@@ -10,8 +10,9 @@ from blocksync.engine.pace import Pace
 from blocksync.engine.sending import Pass, Route, Transfer
 from blocksync.errors import BlocksyncError, SlotPreparingError, StateDamagedError
 from blocksync.kernels import DigestKind
+from blocksync.manifest.format import fitted
 from blocksync.options import Digest, SendOptions, SendResult
-from blocksync.protocol.messages import CONTROL_VERSION, OpenRequest
+from blocksync.protocol.messages import CONTROL_VERSION, MAX_TEXT_CHARACTERS, OpenRequest
 from blocksync.sources.base import Source
 
 FIRST_BACKOFF_SECONDS = 0.5
@@ -86,8 +87,8 @@ class Sender:
                     version=CONTROL_VERSION,
                     run=transfer.run,
                     slot=wanted.slot,
-                    source_identity=source.identity,
-                    source_name=source.name,
+                    source_identity=fitted(source.identity),
+                    source_name=source.name[:MAX_TEXT_CHARACTERS],
                     size=source.size,
                     sector_bytes=source.sector_bytes,
                     block_bytes=wanted.block_bytes,

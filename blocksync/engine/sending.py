@@ -26,6 +26,7 @@ from blocksync.errors import (
     NetworkError,
     ProtocolError,
     StateError,
+    UsageError,
 )
 from blocksync.extents import Extent
 from blocksync.geometry import Geometry
@@ -126,10 +127,13 @@ class Pass:
     def __init__(self, transfer: Transfer, answer: OpenAnswer) -> None:
         self._transfer = transfer
         self._answer = answer
-        self._geometry = Geometry(answer.size, answer.block_bytes, answer.sector_bytes)
         if answer.size != transfer.source.size:
             raise ProtocolError(f"the receiver opened a slot of {answer.size} bytes for a source of another size")
-        self._kind = DigestKind(answer.digest)
+        try:
+            self._geometry = Geometry(answer.size, answer.block_bytes, answer.sector_bytes)
+            self._kind = DigestKind(answer.digest)
+        except (UsageError, ValueError) as error:
+            raise ProtocolError(f"the receiver opened a slot in a way that there is not: {error}") from error
         self._stop = threading.Event()
         self._error: BlocksyncError | None = None
         self._workers: list[Outbound] = []

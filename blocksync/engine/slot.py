@@ -22,6 +22,7 @@ from blocksync.errors import (
 from blocksync.geometry import Geometry
 from blocksync.kernels import DigestKind
 from blocksync.manifest.folder import OsFolder
+from blocksync.manifest.format import fitted
 from blocksync.manifest.store import SlotStore
 from blocksync.protocol.limits import Limits, limits_for
 from blocksync.protocol.messages import OpenRequest
@@ -188,22 +189,23 @@ class Slot:
         if request.digest not in tuple(DigestKind):
             raise ProtocolError(f"there is no digest kind {request.digest}")
         kind = DigestKind(request.digest)
+        identity = fitted(request.source_identity)
         store = self._store
         if store is None:
-            self._store = SlotStore.create(self._folder, geometry, kind, source_identity=request.source_identity)
+            self._store = SlotStore.create(self._folder, geometry, kind, source_identity=identity)
             return self._store
         if not store.source_identity and store.geometry.size == request.size:
             # Rebuilt from the target alone: whatever it claims was read there, whose ever disk it is.
-            store.adopt(request.source_identity)
-        if store.source_identity != request.source_identity and not request.replace:
+            store.adopt(identity)
+        if store.source_identity != identity and not request.replace:
             raise PeerError(
                 f"slot {self.name} holds a copy of another disk ({store.source_identity})",
                 remedy="send to another slot, or consent with --replace to overwrite that copy",
             )
         same_layout = (store.geometry.size, store.kind) == (request.size, kind)
-        if not same_layout or store.source_identity != request.source_identity:
+        if not same_layout or store.source_identity != identity:
             notices.append("the source is not the one the slot knows in size, digest or identity: a full pass")
-            store.reset(geometry, kind, source_identity=request.source_identity)
+            store.reset(geometry, kind, source_identity=identity)
         elif store.geometry.block_bytes != request.block_bytes:
             notices.append(f"the slot keeps its block size of {store.geometry.block_bytes} bytes")
         return store

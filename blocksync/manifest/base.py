@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 TEMPORARY_FILE = "manifest.new"
 _ENTRIES_AT_ONCE = 4096
+_STATES = bytes(SegmentState)
 
 # Of each byte; Python 3.10 has int.bit_count, but a segment of 4 KiB blocks is an integer of 64 Ki bits.
 _BITS_SET = tuple(value.bit_count() for value in range(256))
@@ -34,10 +35,16 @@ class ManifestFile:
         self._file = file
         try:
             self.header = Header.decode(file.pread(0, HEADER_BYTES))
-            count = self.header.geometry.segment_count
-            self._table = file.pread(HEADER_BYTES, count * ENTRY.size)
-            if len(self._table) != count * ENTRY.size or zlib.crc32(self._table) != self.header.table_checksum:
+            self._size = file.size()
+            length = self.header.geometry.segment_count * ENTRY.size
+            if HEADER_BYTES + length > self._size:
+                raise StateDamagedError("the manifest ends within its segment table")
+            self._table = file.pread(HEADER_BYTES, length)
+            if len(self._table) != length or zlib.crc32(self._table) != self.header.table_checksum:
                 raise StateDamagedError("the manifest's segment table is damaged: its checksum does not match")
+            # A checksum that holds proves who wrote, not what: nobody else may find a state that there is not.
+            if self._table[:: ENTRY.size].translate(None, _STATES):
+                raise StateDamagedError("the manifest's segment table names a state that there is not")
         except BaseException:
             file.close()
             raise
@@ -56,18 +63,23 @@ class ManifestFile:
         Raises:
             StateDamagedError: the table's entry is out of range.
         """
-        state, length, offset, _ = ENTRY.unpack_from(self._table, index * ENTRY.size)
-        expected = payload_bytes(self.header.geometry, self.header.geometry.blocks_in_segment(index))
-        if state != SegmentState.STORED or length != expected:
-            raise StateDamagedError(f"segment {index} of the manifest is damaged: its entry is out of range")
+        offset, length = self._place(index)
         payload = self._file.pread(offset, length)
         if len(payload) != length:
             raise StateDamagedError(f"segment {index} of the manifest is damaged: the file ends before it")
         return payload
 
+    def _place(self, index: int) -> tuple[int, int]:
+        """Offset and length of a STORED segment's payload, within the file."""
+        state, length, offset, _ = ENTRY.unpack_from(self._table, index * ENTRY.size)
+        expected = payload_bytes(self.header.geometry, self.header.geometry.blocks_in_segment(index))
+        if state != SegmentState.STORED or length != expected or offset + length > self._size:
+            raise StateDamagedError(f"segment {index} of the manifest is damaged: its entry is out of range")
+        return offset, length
+
     def known_count(self, index: int) -> int:
         """Claimed blocks of a STORED segment, from its known map alone."""
-        _, _, offset, _ = ENTRY.unpack_from(self._table, index * ENTRY.size)
+        offset, _ = self._place(index)
         bits = self._file.pread(offset, known_bytes(self.header.geometry.blocks_in_segment(index)))
         return sum(map(_BITS_SET.__getitem__, bits))
 

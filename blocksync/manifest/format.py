@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ HEADER = struct.Struct("<8sII16sQIIQQIIQ32s16sQHH")
 assert HEADER.size == 140
 TEXT_AT = 256
 MAX_TEXT_BYTES = 1024
+# Of generations, epochs and records: no honest count comes near, and one more than it still fits its field.
+MAX_COUNTER = (1 << 63) - 1
 ENTRY = struct.Struct("<IIQ16s")
 assert ENTRY.size == 32
 
@@ -75,8 +78,7 @@ class Header:
     write_mark: str
 
     def encode(self) -> bytes:
-        identity = self.source_identity.encode()[:MAX_TEXT_BYTES]
-        mark = self.write_mark.encode()[:MAX_TEXT_BYTES]
+        identity, mark = _encoded(fitted(self.source_identity)), _encoded(fitted(self.write_mark))
         head = HEADER.pack(
             MANIFEST_MAGIC,
             FORMAT_VERSION,
@@ -121,6 +123,8 @@ class Header:
                 f"the manifest has format {version}, this version of blocksync knows {FORMAT_VERSION}",
                 remedy="use the version of blocksync that wrote it",
             )
+        if max(generation, covered, epoch) > MAX_COUNTER:
+            raise StateDamagedError("the manifest's header is damaged: a counter is out of range")
         texts = page[TEXT_AT : TEXT_AT + 2 * MAX_TEXT_BYTES]
         try:
             return cls(
@@ -134,11 +138,27 @@ class Header:
                 key=key,
                 root=root,
                 table_checksum=table,
-                source_identity=texts[:identity_length].decode(),
-                write_mark=texts[MAX_TEXT_BYTES : MAX_TEXT_BYTES + mark_length].decode(),
+                source_identity=texts[:identity_length].decode(errors="surrogatepass"),
+                write_mark=texts[MAX_TEXT_BYTES : MAX_TEXT_BYTES + mark_length].decode(errors="surrogatepass"),
             )
         except Exception as error:
             raise StateDamagedError(f"the manifest's header is out of range: {error}") from error
+
+
+def fitted(text: str) -> str:
+    """A text as a header keeps it: one that is too long becomes its beginning and its digest, so that it stays itself.
+
+    Paths may be of any bytes; those that are no UTF-8 come as lone surrogates, and are kept as such.
+    """
+    raw = _encoded(text)
+    if len(raw) <= MAX_TEXT_BYTES:
+        return text
+    mark = f"...sha256:{hashlib.sha256(raw).hexdigest()}"
+    return raw[: MAX_TEXT_BYTES - len(mark) - 8].decode(errors="ignore") + mark
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
 
 
 def known_bytes(blocks: int) -> int:

@@ -18,7 +18,7 @@ import xxhash
 
 from blocksync.errors import StateDamagedError
 from blocksync.manifest.folder import DurableFile, Folder
-from blocksync.manifest.format import BEGIN, JOURNAL_MAGIC, MAX_RECORD_BYTES, RECORD, RecordKind
+from blocksync.manifest.format import BEGIN, JOURNAL_MAGIC, MAX_COUNTER, MAX_RECORD_BYTES, RECORD, RecordKind
 
 JOURNAL_FILE = "journal"
 TEMPORARY_FILE = "journal.new"
@@ -215,6 +215,6 @@ def _decode_head(head: bytes) -> tuple[RecordKind, int, int, int, int] | None:
     crc = int.from_bytes(head[_HEAD.size : _HEAD.size + 4], "little")
     if magic != JOURNAL_MAGIC or zlib.crc32(head[: _HEAD.size]) != crc:
         return None
-    if flags or length > MAX_RECORD_BYTES or kind not in tuple(RecordKind):
+    if flags or length > MAX_RECORD_BYTES or kind not in tuple(RecordKind) or max(epoch, sequence) > MAX_COUNTER:
         return None
     return RecordKind(kind), epoch, sequence, durable, length

@@ -12,6 +12,7 @@ safe.
 from __future__ import annotations
 
 import secrets
+import struct
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -158,7 +159,9 @@ class SlotStore:
         with self._lock:
             self._sound()
             self._compact_if_large()
-            names = f"{sender[:MAX_NAME_CHARACTERS]}\n{source_identity[:MAX_NAME_CHARACTERS]}".encode()
+            names = f"{sender[:MAX_NAME_CHARACTERS]}\n{source_identity[:MAX_NAME_CHARACTERS]}".encode(
+                errors="surrogatepass"
+            )
             self._epoch += 1
             self._append(RecordKind.EPOCH, names)
         self.sync()
@@ -354,6 +357,12 @@ class _Replay:
 
     def apply(self, record: Record) -> None:
         """Raises StateDamagedError for a record that cannot be of this manifest."""
+        try:
+            self._take(record)
+        except (ValueError, struct.error) as error:
+            raise StateDamagedError(f"a journal record is out of range: {error}") from error
+
+    def _take(self, record: Record) -> None:
         if record.kind is RecordKind.EPOCH:
             self.epoch = max(self.epoch, record.epoch)
         if record.kind is RecordKind.BEGIN:
@@ -367,10 +376,7 @@ class _Replay:
             return
         if self.stale:
             raise StateDamagedError("the journal goes on behind the manifest that replaced it")
-        try:
-            self._apply(record)
-        except ValueError as error:
-            raise StateDamagedError(f"a journal record is out of range: {error}") from error
+        self._apply(record)
 
     def _apply(self, record: Record) -> None:
         if record.kind in (RecordKind.INTENT, RecordKind.WITHDRAW):

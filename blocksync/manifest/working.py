@@ -292,7 +292,10 @@ class BlockMap:
         payload = self._base.payload(index)
         if fold(self.kind, self.key, payload) != self._base.digest(index):
             raise StateDamagedError(f"segment {index} of the manifest is damaged: its digest does not match")
-        return decode_segment(payload, self.geometry, blocks)
+        try:
+            return decode_segment(payload, self.geometry, blocks)
+        except ProtocolError as error:
+            raise StateDamagedError(f"segment {index} of the manifest is damaged: {error}") from error
 
     def _change(self, index: int) -> Segment:
         state = SegmentState(self._states[index])

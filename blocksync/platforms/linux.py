@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -119,7 +120,8 @@ def _sys(number: int) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace").strip()
+        # Names are of any bytes: one that were changed here would not be found again.
+        return path.read_text(errors="surrogateescape").strip()
     except OSError:
         return ""
 
@@ -170,6 +172,11 @@ def _family(number: int) -> set[int]:
     return found
 
 
+def _unescaped(path: str) -> str:
+    """A path as the kernel lists it: spaces, tabs, newlines and backslashes as three octal digits."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+
+
 def mounts_of(number: int) -> list[str]:
     """Mount points of a device, of its partitions and of what is stacked on them."""
     family = {f"{os.major(each)}:{os.minor(each)}" for each in _family(number)}
@@ -177,7 +184,7 @@ def mounts_of(number: int) -> list[str]:
     for line in _text(Path("/proc/self/mountinfo")).splitlines():
         fields = line.split()
         if len(fields) > 4 and fields[2] in family:
-            found.append(fields[4].encode().decode("unicode_escape"))
+            found.append(_unescaped(fields[4]))
     return found
 
 
@@ -185,7 +192,7 @@ def swaps() -> Iterator[os.stat_result]:
     """The devices and files that are swapped to."""
     for line in _text(Path("/proc/swaps")).splitlines()[1:]:
         try:
-            yield os.stat(line.split()[0].encode().decode("unicode_escape"))
+            yield os.stat(_unescaped(line.split()[0]))
         except OSError:
             continue
 

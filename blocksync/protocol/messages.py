@@ -11,11 +11,15 @@ from typing import Any, get_type_hints
 from typing_extensions import Self
 
 from blocksync.errors import ProtocolError, VersionSkewError
+from blocksync.protocol.limits import MAX_CONNECTIONS
 
 CONTROL_VERSION = 1
 MAX_TEXT_CHARACTERS = 1024
 # Far above what any message needs; the HTTP layer refuses larger bodies before they are read.
 MAX_MESSAGE_BYTES = 64 << 10
+MAX_PORT = 65535
+# Bytes that a field has, in whichever message.
+FIELD_BYTES = {"run": 16, "session": 16, "token": 32, "manifest_id": 16, "key": 32, "root": 16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +69,11 @@ def _parse(message: str, name: str, hint: type, value: object) -> Any:
             return value
         if hint is bytes:
             try:
-                return bytes.fromhex(value)
+                found = bytes.fromhex(value)
             except ValueError as error:
                 raise ProtocolError(f"{message}.{name} is not hexadecimal") from error
+            if len(found) == FIELD_BYTES[name]:
+                return found
     raise ProtocolError(f"{message}.{name} has an unusable value")
 
 
@@ -121,6 +127,12 @@ class OpenAnswer(Message):
     known_bytes: int
     notice: str
     rehearsal: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.connections <= MAX_CONNECTIONS or self.data_port > MAX_PORT:
+            raise ProtocolError(
+                f"the receiver answers with {self.connections} data connections to port {self.data_port}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,7 +149,7 @@ def peer_error(payload: bytes) -> BlocksyncError:
     """Decode an ERROR frame's text."""
     try:
         said = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ProtocolError("the receiver sent an ERROR that is no JSON")
     if not isinstance(said, dict):
         return ProtocolError("the receiver sent an ERROR that is no object")

@@ -8,6 +8,7 @@ out, the one that has been pending longest goes, since an honest peer is proven 
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import socket
 import ssl
@@ -30,6 +31,8 @@ MAX_PENDING_PER_ADDRESS = 64
 # Accepts in a row before the pending ones are looked at again.
 _ACCEPTS_AT_ONCE = 32
 _BACKLOG = 128
+_BREATHER_SECONDS = 0.05
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Handler = Callable[[Link, DataReceiver], None]
 Authorise = Callable[[Hello, "bytes | None"], Handler]
@@ -111,8 +114,10 @@ class DataListener:
         for _ in range(_ACCEPTS_AT_ONCE):
             try:
                 plain, address = self._socket.accept()
-            except OSError:
-                return  # nobody left, or out of descriptors: the oldest pending one frees one soon
+            except OSError as error:
+                if error.errno in _FULL:
+                    self._breathe()
+                return  # nobody left
             self._make_room(address[0])
             try:
                 plain.setblocking(False)
@@ -124,6 +129,14 @@ class DataListener:
             pending = _Pending(sock=sock, address=address[0], deadline=time.monotonic() + PROVEN_WITHIN_SECONDS)
             self._pending[pending] = None
             self._selector.register(sock, selectors.EVENT_READ, pending)
+
+    def _breathe(self) -> None:
+        """Out of descriptors or memory: the longest pending one frees some; without one, do not spin."""
+        oldest = next(iter(self._pending), None)
+        if oldest is not None:
+            self._drop(oldest)
+        else:
+            time.sleep(_BREATHER_SECONDS)
 
     def _make_room(self, address: str) -> None:
         same = [pending for pending in self._pending if pending.address == address]
@@ -166,7 +179,11 @@ class DataListener:
         del self._pending[pending]
         pending.sock.settimeout(None)
         link = SocketLink(pending.sock, pending.address)
-        threading.Thread(target=handler, args=(link, pending.core), name="data-inbound", daemon=True).start()
+        thread = threading.Thread(target=handler, args=(link, pending.core), name="data-inbound", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no more threads: this one is lost, the port is not
+            link.close()
 
     def _drop(self, pending: _Pending) -> None:
         self._pending.pop(pending, None)

@@ -49,8 +49,6 @@ def main() -> int:
     else:
         tally, seconds = _spread(partial(_errors, wanted), wanted.workers)
     print(json.dumps({"runs": tally.runs, "faults": dict(sorted(tally.faults.items())), "seconds": seconds}))  # noqa: T201
-    for failure in tally.failures:
-        print(failure)  # noqa: T201
     if wanted.ledger:
         ledger.record(
             gate="kills" if wanted.command == "kills" else "io errors",
@@ -109,7 +107,7 @@ def _work(work: Callable[[Bench, Tally, int], None], folder: Path, worker: int) 
     try:
         work(bench, tally, worker)
     except BaseException:  # noqa: BLE001 - told by the parent
-        tally.failures.append(f"the campaign itself: {traceback.format_exc()}")
+        tally.fail(f"the campaign itself: {traceback.format_exc()}")
     finally:
         bench.close()
         said = {

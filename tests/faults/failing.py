@@ -70,7 +70,7 @@ class Failing:
         try:
             hit = bool(self._session(scene, end, kind.arm(at)))
         except Broken as broken:
-            self._tally.failures.append(f"--scene {scene} --end {end} --kind {kind.name!r} --at {at}: {broken}")
+            self._tally.fail(f"--scene {scene} --end {end} --kind {kind.name!r} --at {at}: {broken}")
             hit = True
         finally:
             self._bench.clear()

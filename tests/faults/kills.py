@@ -5,6 +5,7 @@ command again finishes.
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -29,6 +30,11 @@ class Tally:
     runs: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+
+    def fail(self, what: str) -> None:
+        """Keep a broken promise, and tell it at once: a campaign may run for hours."""
+        self.failures.append(what)
+        print(what[:2000], file=sys.stderr, flush=True)  # noqa: T201 - a program's output
 
 
 class Kills:
@@ -66,7 +72,7 @@ class Kills:
                 hit = self._kill(scene, end, arm, ())
                 what = f"{end} {arm.name}"
         except Broken as broken:
-            self._tally.failures.append(f"seed {seed}{' strace' if strace else ''} {scene} {end}: {broken}")
+            self._tally.fail(f"seed {seed}{' strace' if strace else ''} {scene} {end}: {broken}")
             hit, what = True, "broken"
         finally:
             self._bench.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from blocksync.errors import BlocksyncError, IntegrityError, StateBusyError, Sta
 from blocksync.geometry import Geometry
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import OsFolder
+from blocksync.manifest.format import fitted
 from blocksync.manifest.journal import JOURNAL_FILE
 from blocksync.manifest.store import MANIFEST_FILE, SlotStore
 
@@ -269,3 +271,32 @@ def test_errors_of_the_world_are_state_errors(tmp_path: Path) -> None:
         OsFolder(blocked / "slot")
     with OsFolder(tmp_path / "slot") as folder, pytest.raises(BlocksyncError):
         folder.open("nothing")
+
+
+@pytest.mark.parametrize(
+    "identity",
+    ["file:/data/\udcff.img", "é" * 1024, "x" * 5000, "é" * 512 + "\udc80"],
+    ids=["bytes", "cut", "long", "both"],
+)
+def test_an_identity_of_any_bytes_and_length_stays_itself(folder: OsFolder, identity: str) -> None:
+    SlotStore.create(folder, GEOMETRY, KIND, source_identity=identity, key=KEY).close()
+    store = SlotStore.open(folder)
+    assert store.source_identity == fitted(identity)
+    assert len(store.source_identity.encode(errors="surrogatepass")) <= 1024
+    assert fitted(store.source_identity) == store.source_identity
+    assert fitted(identity + "y") != fitted(identity)
+    store.begin_epoch(identity, identity)
+    store.close()
+    SlotStore.open(folder).close()
+
+
+@pytest.mark.parametrize("field", [32, 56, 72], ids=["generation", "covered", "epoch"])
+def test_a_counter_that_could_not_rise_is_damage(folder: OsFolder, tmp_path: Path, field: int) -> None:
+    begin(folder).close()
+    path = next(tmp_path.rglob(MANIFEST_FILE))
+    page = bytearray(path.read_bytes())
+    page[field : field + 8] = b"\xff" * 8
+    page[4092:4096] = zlib.crc32(page[:4092]).to_bytes(4, "little")
+    path.write_bytes(page)
+    with pytest.raises(StateDamagedError):
+        SlotStore.open(folder)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from blocksync.errors import TargetError, TargetRefusedError
+from blocksync.platforms import linux
 from blocksync.targets import open_target
 from tests.devices import image, loop_device, need_root, run
 
@@ -246,3 +247,24 @@ def test_a_full_filesystem_is_told_as_such(tmp_path: Path) -> None:
             assert "free space" in told.value.remedy
     finally:
         run("umount", place)
+
+
+def test_a_file_below_a_loop_device_is_found_whatever_bytes_its_name_has(tmp_path: Path) -> None:
+    need_root()
+    path = image(tmp_path / os.fsdecode(b"dis\xff k\xc3\xa9.img"), SIZE)
+    with loop_device(path):
+        assert "loop device" in refused(path)
+
+
+def test_a_swap_file_is_found_whatever_bytes_its_name_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = image(tmp_path / os.fsdecode(b"swa\xff p\xc3\xa9.img"), SIZE)
+    listed = str(path).replace(" ", "\\040")
+    real = linux._text
+
+    def swapped(asked: Path) -> str:
+        if asked == Path("/proc/swaps"):
+            return f"Filename Type Size Used Priority\n{listed} file 1 0 -2"
+        return real(asked)
+
+    monkeypatch.setattr(linux, "_text", swapped)
+    assert "used as swap" in refused(path)
