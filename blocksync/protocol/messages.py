@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -60,7 +60,7 @@ class Message:
         return cls(**values)
 
 
-_hints = functools.cache(get_type_hints)
+_hints: Callable[[type], dict[str, Any]] = functools.cache(get_type_hints)
 
 
 def _parse(message: str, name: str, hint: type, value: object) -> Any:
