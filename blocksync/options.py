@@ -266,3 +266,62 @@ class ReceiveResult:
     """What a receiver did until it ended: ``(slot, generation)`` of each committed pass."""
 
     committed: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlattenOptions:
+    """Disks with LVM to one target with standard partitions, on this machine.
+
+    Args:
+        create: make the target, a new image file of the size that is needed.
+        overwrite: consent to a target that is not empty.
+        state_dir: folder of manifests and journals; None for the system's.
+        digest, block_bytes: for a first copy.
+        replace: what the target was divided for before may go.
+        table: ``gpt``, ``mbr``, or empty: as the first disk has it, as far as that can describe the result.
+        grow: bytes of the partition of a volume, by ``VG/LV`` or ``LV``.
+        encrypted: volumes with LUKS that may move as they are, by ``VG/LV``.
+        names: what the system calls each disk, in their order; guessed where left out.
+        repair: mend what names the old volumes, and the boot loaders.
+        rebuild_initramfs: with the system's own tools in a chroot; runs code of the system.
+        skip: steps of the repair that are left out, by name.
+        progress: called from threads of ours, about once a second.
+    """
+
+    create: bool = False
+    overwrite: bool = False
+    state_dir: Path | None = None
+    digest: Digest = Digest.XXH3
+    block_bytes: int = 64 << 10
+    replace: bool = False
+    table: str = ""
+    grow: tuple[tuple[str, int], ...] = ()
+    encrypted: tuple[str, ...] = ()
+    names: tuple[tuple[str, ...], ...] = ()
+    repair: bool = True
+    rebuild_initramfs: bool = False
+    skip: tuple[str, ...] = ()
+    progress: ProgressCallback | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlattenResult:
+    """A flattened target.
+
+    Args:
+        group: the pass of each volume and partition.
+        table: ``gpt`` or ``mbr``.
+        partitions: ``(number, what it holds)``.
+        root: number of the partition with the system; 0 where nothing was repaired.
+        changed: ``(rule, path)`` of each file that the repair changed.
+        loaders: what was done about booting, in lines.
+        notes: what the reader should know.
+    """
+
+    group: GroupResult
+    table: str
+    partitions: tuple[tuple[int, str], ...]
+    root: int = 0
+    changed: tuple[tuple[str, str], ...] = ()
+    loaders: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
