@@ -22,6 +22,8 @@ from blocksync.options import (
     Digest,
     DiskOutcome,
     DiskSpec,
+    FlattenOptions,
+    FlattenResult,
     GroupResult,
     Listening,
     Progress,
@@ -52,6 +54,8 @@ __all__ = [
     "EstimateOptions",
     "EstimateResult",
     "Finding",
+    "FlattenOptions",
+    "FlattenResult",
     "GroupResult",
     "Listening",
     "ManifestInfo",
@@ -73,6 +77,7 @@ __all__ = [
     "copy",
     "default_state_dir",
     "estimate",
+    "flatten",
     "inspect",
     "manifests",
     "peers",
@@ -200,6 +205,25 @@ def copy(
     wanted = options or CopyOptions()
     with _opened(source, rescue=wanted.rescue) as disk:
         return copy_disk(disk, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
+
+
+def flatten(
+    sources: Sequence[str], target: str, options: FlattenOptions | None = None, *, cancel: Cancel | None = None
+) -> FlattenResult:
+    """Make one pass from disks with LVM to a target with standard partitions, and repair the system there.
+
+    Args:
+        sources: paths of all disks of the volume groups, the one that boots first.
+
+    Raises:
+        FlattenRefusedError: the layout, before anything is written; each reason has its class.
+        BlocksyncError: as :func:`copy`.
+    """
+    from blocksync.flatten.local import flatten_disks
+
+    wanted = options or FlattenOptions()
+    with _opened_together(sources, rescue=False) as disks:
+        return flatten_disks(disks, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
 
 
 def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | None = None) -> VerifyResult:

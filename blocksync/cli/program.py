@@ -17,6 +17,7 @@ COMMANDS = {
     "check": "blocksync.cli.checking",
     "estimate": "blocksync.cli.estimating",
     "inspect": "blocksync.cli.inspecting",
+    "flatten": "blocksync.cli.flattening",
     "manifest": "blocksync.cli.slots",
     "peers": "blocksync.cli.trusted",
     "revoke": "blocksync.cli.trusted",

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from blocksync.extents import Extent
 from blocksync.flatten.aliases import mapper_name
 from blocksync.flatten.plan import Copy, Plan, make_plan
 from blocksync.flatten.refusals import Wishes
@@ -91,9 +92,21 @@ class _Borrowed(Source):
         self._lender = lender
         self.name, self.identity, self.size = lender.name, lender.identity, lender.size
         self.sector_bytes, self.capabilities = lender.sector_bytes, lender.capabilities
-        self.extents = lender.extents  # type: ignore[method-assign]
-        self.read_into = lender.read_into  # type: ignore[method-assign]
-        self.check = lender.check  # type: ignore[method-assign]
+
+    def extents(self) -> Iterator[Extent]:
+        return self._lender.extents()
+
+    def extents_within(self, first: int, stop: int) -> Iterator[Extent]:
+        return self._lender.extents_within(first, stop)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._lender.read_into(offset, buffer)
+
+    def check(self) -> None:
+        self._lender.check()
+
+    def unreadable(self) -> tuple[tuple[int, int], ...]:
+        return self._lender.unreadable()
 
     def close(self) -> None:
         """The lender closes it."""

@@ -1,8 +1,8 @@
 """The system on a target, put together from its partitions as its own fstab says.
 
-The root is the partition with an fstab whose ``/`` is that very partition (or the only one with an fstab at all). Beside it,
-only what the repair needs is mounted: ``/boot``, the EFI system partition, ``/usr``, ``/var`` and ``/etc`` where they
-are filesystems of their own.
+The root is the partition with an fstab whose ``/`` is that very partition (or the only one with an fstab at all).
+Beside it, only what the repair needs is mounted: ``/boot``, the EFI system partition, ``/usr``, ``/var`` and ``/etc``
+where they are filesystems of their own.
 """
 
 from __future__ import annotations
