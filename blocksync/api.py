@@ -18,6 +18,7 @@ from blocksync.engine.statedir import default_state_dir, prepare
 from blocksync.errors import TrustError
 from blocksync.estimate.results import EstimateOptions, EstimateResult
 from blocksync.options import (
+    BootOptions,
     CopyOptions,
     Digest,
     DiskOutcome,
@@ -41,9 +42,14 @@ from blocksync.sources.base import Source
 
 if TYPE_CHECKING:
     from blocksync.engine.reach import Reach
+    from blocksync.flatten.boottest import BootReport
+    from blocksync.flatten.check import Leftover
+    from blocksync.flatten.plan import Plan
+    from blocksync.flatten.repair import RepairReport
     from blocksync.volumes.layout import Layout
 
 __all__ = [
+    "BootOptions",
     "Cancel",
     "CheckOptions",
     "CheckResult",
@@ -73,7 +79,9 @@ __all__ = [
     "areceive",
     "asend",
     "averify",
+    "boot_test",
     "check",
+    "check_flattened",
     "copy",
     "default_state_dir",
     "estimate",
@@ -81,8 +89,10 @@ __all__ = [
     "inspect",
     "manifests",
     "peers",
+    "plan_flatten",
     "rebuild",
     "receive",
+    "repair_flattened",
     "revoke",
     "send",
     "send_disks",
@@ -224,6 +234,79 @@ def flatten(
     wanted = options or FlattenOptions()
     with _opened_together(sources, rescue=False) as disks:
         return flatten_disks(disks, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
+
+
+def plan_flatten(sources: Sequence[str], options: FlattenOptions | None = None) -> Plan:
+    """What :func:`flatten` would make of some disks; nothing is written.
+
+    Raises:
+        FlattenRefusedError: the layout cannot be flattened; each reason has its class.
+    """
+    from blocksync.flatten.local import wishes_of
+    from blocksync.flatten.sources import plan_for
+
+    with _opened_together(sources, rescue=False) as disks:
+        return plan_for(disks, wishes_of(options or FlattenOptions()))
+
+
+def repair_flattened(
+    target: str,
+    *,
+    dry_run: bool = False,
+    rebuild_initramfs: bool = False,
+    skip: Sequence[str] = (),
+    state_dir: Path | None = None,
+) -> RepairReport:
+    """Repair the system on a target that was flattened before; what it was made from is written down in it.
+
+    Args:
+        dry_run: change nothing; the report's ``diff`` says what would be.
+        rebuild_initramfs: runs code of the system, in a chroot.
+        skip: steps that are left out, by name.
+
+    Raises:
+        TargetRefusedError: the target is in use (rule 9 of the design).
+        FlattenError: and its kinds.
+    """
+    from blocksync.flatten.repair import RepairWishes, repair
+    from blocksync.targets import open_target
+
+    wishes = RepairWishes(dry_run=dry_run, initramfs=rebuild_initramfs, skip=frozenset(skip))
+    # The target is this system's already: what is on it is consented to.
+    with open_target(target, overwrite=True, state_dir=state_dir) as disk:
+        return repair(disk, None, wishes)
+
+
+def check_flattened(target: str) -> list[Leftover]:
+    """Whatever on a target still names volumes that are gone, and what will happen because of it.
+
+    Raises:
+        FlattenError: there is no system on it, or it cannot be reached.
+    """
+    from blocksync.flatten.check import check_target
+
+    return check_target(target)
+
+
+def boot_test(target: str, options: BootOptions | None = None, *, cancel: Cancel | None = None) -> BootReport:
+    """Boot a throw-away overlay of a target in QEMU and say how far it comes; nothing of the target is written.
+
+    Raises:
+        BootTestError: the boot cannot be tried here. A boot that fails is a result, not an error.
+    """
+    from blocksync.flatten.boottest import boot_test as tried
+    from blocksync.flatten.system import firmware_of
+
+    wanted = options or BootOptions()
+    token = cancel or Cancel()
+    return tried(
+        target,
+        firmware=wanted.firmware or firmware_of(target),
+        folder=wanted.folder or Path(f"{Path(target).name}.boot-test"),
+        seconds=wanted.seconds,
+        memory_mib=wanted.memory_mib,
+        stopped=token.is_set,
+    )
 
 
 def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | None = None) -> VerifyResult:

@@ -325,3 +325,20 @@ class FlattenResult:
     changed: tuple[tuple[str, str], ...] = ()
     loaders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootOptions:
+    """A trial boot.
+
+    Args:
+        firmware: ``bios`` or ``uefi``; empty to take what the target is made for.
+        folder: where the console's log and the screenshot are kept; one beside the working folder when left out.
+        seconds: how long to wait.
+        memory_mib: of the guest.
+    """
+
+    firmware: str = ""
+    folder: Path | None = None
+    seconds: float = 600.0
+    memory_mib: int = 1024

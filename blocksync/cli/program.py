@@ -18,6 +18,7 @@ COMMANDS = {
     "estimate": "blocksync.cli.estimating",
     "inspect": "blocksync.cli.inspecting",
     "flatten": "blocksync.cli.flattening",
+    "boot-test": "blocksync.cli.booting",
     "manifest": "blocksync.cli.slots",
     "peers": "blocksync.cli.trusted",
     "revoke": "blocksync.cli.trusted",
@@ -40,7 +41,7 @@ class Program(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
         return command
 
 

@@ -1,8 +1,8 @@
 """``blocksync flatten --check``: what on a target still names the old volumes, and what will happen because of it.
 
 The same table of rules that the repair uses tells where to look; a file counts as left undone where its rule would
-still change it, or where a line that counts (no comment) still names a volume that is gone. Names that belong to no known
-volume are told apart by their form (``/dev/mapper/…``, ``lvmid/…``, ``rd.lvm.lv=``).
+still change it, or where a line that counts (no comment) still names a volume that is gone. Names that belong to no
+known volume are told apart by their form (``/dev/mapper/…``, ``lvmid/…``, ``rd.lvm.lv=``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOST_FSTAB_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Leftover:
     """Something that was left undone.
 
     Args:
@@ -54,7 +54,7 @@ class Finding:
     fatal: bool
 
 
-def check_target(path: str, plan: Plan | None = None) -> list[Finding]:
+def check_target(path: str, plan: Plan | None = None) -> list[Leftover]:
     """Look at a target; nothing is written.
 
     Args:
@@ -66,7 +66,7 @@ def check_target(path: str, plan: Plan | None = None) -> list[Finding]:
     return privately(lambda: _check(path, plan)) if os.geteuid() == 0 else _check(path, plan)
 
 
-def _check(path: str, plan: Plan | None) -> list[Finding]:
+def _check(path: str, plan: Plan | None) -> list[Leftover]:
     disk = look_at(path)
     known = plan
     if known is None:
@@ -77,9 +77,9 @@ def _check(path: str, plan: Plan | None) -> list[Finding]:
         return [*_disk_findings(disk), *_file_findings(system, aliases), *_boot_findings(system, aliases)]
 
 
-def _disk_findings(disk: TargetDisk) -> Iterator[Finding]:
+def _disk_findings(disk: TargetDisk) -> Iterator[Leftover]:
     if disk.holds_lvm:
-        yield Finding(
+        yield Leftover(
             code="BS1142",
             rule="copy",
             where="partition table",
@@ -90,7 +90,7 @@ def _disk_findings(disk: TargetDisk) -> Iterator[Finding]:
     uuids = [part.uuid for part in disk.parts if part.uuid]
     twice = sorted({uuid for uuid in uuids if uuids.count(uuid) > 1})
     if twice:
-        yield Finding(
+        yield Leftover(
             code="BS1143",
             rule="copy",
             where="filesystems",
@@ -100,7 +100,7 @@ def _disk_findings(disk: TargetDisk) -> Iterator[Finding]:
         )
 
 
-def _file_findings(system: System, aliases: AliasMap) -> Iterator[Finding]:
+def _file_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
     dracut = uses_dracut(system.guest)
     told: set[str] = set()
     for rule in RULES:
@@ -115,7 +115,7 @@ def _file_findings(system: System, aliases: AliasMap) -> Iterator[Finding]:
             if changed or names:
                 told.add(path)
                 symptom = _boot_symptom(rule.symptom, text, names)
-                yield Finding(
+                yield Leftover(
                     code=rule.code,
                     rule=rule.name,
                     where=path,
@@ -125,7 +125,7 @@ def _file_findings(system: System, aliases: AliasMap) -> Iterator[Finding]:
                 )
     for name in REMOVED:
         if system.guest.kind(f"/{name}") == "file":
-            yield Finding(
+            yield Leftover(
                 code="BS1144",
                 rule="stale",
                 where=f"/{name}",
@@ -153,7 +153,7 @@ def leftovers(text: str, aliases: AliasMap) -> list[str]:
 # -- what boots -------------------------------------------------------------------------------------------------------
 
 
-def _boot_findings(system: System, aliases: AliasMap) -> Iterator[Finding]:
+def _boot_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
     yield from _loader_findings(system)
     yield from _mount_findings(system, aliases)
     lines = _command_lines(system)
@@ -164,7 +164,7 @@ def _boot_findings(system: System, aliases: AliasMap) -> Iterator[Finding]:
                 yield from _initrd_findings(path, facts, lines, aliases)
 
 
-def _loader_findings(system: System) -> Iterator[Finding]:
+def _loader_findings(system: System) -> Iterator[Leftover]:
     folder = grub_folder(system.guest)
     esp = find_esp(system)
     symptom = "'error: disk 'lvmid/…' not found.' and the prompt 'grub rescue>'"
@@ -185,8 +185,8 @@ def _loader_findings(system: System) -> Iterator[Finding]:
         yield _loader("boot sector", (core,), symptom if core == "elsewhere" else "'No bootable device'")
 
 
-def _loader(where: str, names: tuple[str, ...], symptom: str) -> Finding:
-    return Finding(code="BS1145", rule="loader", where=where, names=names, symptom=symptom, fatal=True)
+def _loader(where: str, names: tuple[str, ...], symptom: str) -> Leftover:
+    return Leftover(code="BS1145", rule="loader", where=where, names=names, symptom=symptom, fatal=True)
 
 
 def _core_prefix(system: System) -> str:
@@ -204,7 +204,7 @@ def _core_prefix(system: System) -> str:
     return "ok" if where * 512 == place[0] and rest == where + 1 else "elsewhere"
 
 
-def _mount_findings(system: System, aliases: AliasMap) -> Iterator[Finding]:
+def _mount_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
     """fstab entries whose UUID or label is on no partition of the target."""
     text = system.guest.read("/etc/fstab", _MOST_FSTAB_BYTES) or b""
     known = {
@@ -220,7 +220,7 @@ def _mount_findings(system: System, aliases: AliasMap) -> Iterator[Finding]:
             and "nofail" not in options.split(",")
             and "noauto" not in options.split(",")
         ):
-            yield Finding(
+            yield Leftover(
                 code="BS1146",
                 rule="fstab",
                 where=f"/etc/fstab: {where}",
@@ -239,10 +239,10 @@ def _command_lines(system: System) -> str:
     return "\n".join(found)
 
 
-def _initrd_findings(path: str, facts: InitrdFacts, lines: str, aliases: AliasMap) -> Iterator[Finding]:
+def _initrd_findings(path: str, facts: InitrdFacts, lines: str, aliases: AliasMap) -> Iterator[Leftover]:
     asks = re.findall(r"rd\.lvm\.[lv][vg]=\S+", facts.command_line)
     if asks and "rd.lvm=0" not in lines:
-        yield Finding(
+        yield Leftover(
             code="BS1147",
             rule="grub.cfg",
             where=path,
@@ -252,7 +252,7 @@ def _initrd_findings(path: str, facts: InitrdFacts, lines: str, aliases: AliasMa
         )
     resume = aliases.leftovers(facts.resume)
     if resume:
-        yield Finding(
+        yield Leftover(
             code="BS1138",
             rule="initramfs",
             where=path,
@@ -261,7 +261,7 @@ def _initrd_findings(path: str, facts: InitrdFacts, lines: str, aliases: AliasMa
             fatal=False,
         )
     if facts.complete and not facts.virtio:
-        yield Finding(
+        yield Leftover(
             code="BS1148",
             rule="initramfs",
             where=path,

@@ -1,6 +1,6 @@
 """What an initramfs holds that matters for a boot from partitions: dracut's command line, the resume device, virtio.
 
-An initramfs is some cpio archives ("newc", the kernel's ``Documentation/driver-api/early-userspace/buffer-format.rst``),
+An initramfs is some cpio archives ("newc", ``Documentation/driver-api/early-userspace/buffer-format.rst`` of Linux),
 one after the other, the last ones compressed. It is read as a stream within bounds; what is not understood (lz4, lzo)
 gives no facts rather than wrong ones.
 """

@@ -17,6 +17,7 @@ from blocksync.flatten.aliases import AliasMap
 from blocksync.flatten.debugfs import ExtTree
 from blocksync.flatten.fat import FatTree
 from blocksync.flatten.mounts import Place, mounted
+from blocksync.flatten.plan import BIOS_BOOT_TYPE, ESP_TYPE
 from blocksync.flatten.tree import Guest, Tree, split
 from blocksync.volumes.layout import Disk, read_layout
 from blocksync.volumes.reader import FileReader
@@ -104,6 +105,12 @@ def _parts(disk: Disk) -> Iterator[Part]:
             label=found.label if found else "",
             name=part.name,
         )
+
+
+def firmware_of(path: str) -> str:
+    """``uefi`` where a target has an EFI system partition and no place for a BIOS' loader, else ``bios``."""
+    types = [part.type_id for part in look_at(path).parts]
+    return "uefi" if (ESP_TYPE in types or "0xef" in types) and BIOS_BOOT_TYPE not in types else "bios"
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """Debian systems with their root on LVM, from Debian's packages alone, for the tests of flatten.
 
-They are made on the host, without a device-mapper: ``lvcreate --driverloaded n`` writes the metadata, each filesystem is
-made as a file and its pieces are put where the metadata says. So a system takes a minute once its tree of packages is
-there, and that is made once. What only a kernel can make (thin pools) is made in a
+They are made on the host, without a device-mapper: ``lvcreate --driverloaded n`` writes the metadata, each filesystem
+is made as a file and its pieces are put where the metadata says. So a system takes a minute once its tree of packages
+is there, and that is made once. What only a kernel can make (thin pools) is made in a
 :class:`~tests.vm.machine.Machine`.
 
 Each system reports to its console when it is up: what is mounted from where, swap, failed units, what lvs finds.
