@@ -8,7 +8,7 @@ everything resumable. Errors are :class:`blocksync.errors.BlocksyncError`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,6 +17,7 @@ from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import default_state_dir, prepare
 from blocksync.errors import TrustError
 from blocksync.estimate.results import EstimateOptions, EstimateResult
+from blocksync.limits import Limits, RateWindow, Schedule
 from blocksync.options import (
     BootOptions,
     CopyOptions,
@@ -33,12 +34,15 @@ from blocksync.options import (
     SendOptions,
     SendResult,
     TargetSpec,
+    TransferEvent,
+    TransferOptions,
     VerifyOptions,
     VerifyResult,
 )
 from blocksync.preflight.findings import Finding
 from blocksync.preflight.results import CheckOptions, CheckResult
 from blocksync.sources.base import Source
+from blocksync.transfers.figures import TransferResult, TransferStatus
 
 if TYPE_CHECKING:
     from blocksync.engine.reach import Reach
@@ -63,30 +67,40 @@ __all__ = [
     "FlattenOptions",
     "FlattenResult",
     "GroupResult",
+    "Limits",
     "Listening",
     "ManifestInfo",
     "PeerInfo",
     "Progress",
+    "RateWindow",
     "ReceiveOptions",
     "ReceiveResult",
+    "Schedule",
     "SendOptions",
     "SendResult",
     "Source",
     "TargetSpec",
+    "TransferEvent",
+    "TransferOptions",
+    "TransferResult",
+    "TransferStatus",
     "VerifyOptions",
     "VerifyResult",
     "aestimate",
     "areceive",
     "asend",
+    "atransfer",
     "averify",
     "boot_test",
     "check",
     "check_flattened",
     "copy",
     "default_state_dir",
+    "delete_transfer",
     "estimate",
     "flatten",
     "inspect",
+    "limit_transfer",
     "manifests",
     "peers",
     "plan_flatten",
@@ -96,6 +110,9 @@ __all__ = [
     "revoke",
     "send",
     "send_disks",
+    "stop_transfer",
+    "transfer",
+    "transfers",
     "verify",
 ]
 
@@ -179,9 +196,113 @@ def send_disks(disks: Sequence[DiskSpec], options: SendOptions, *, cancel: Cance
     names = [disk.source for disk in disks]
     with _opened_together(names, rescue=options.rescue) as sources, _reached(options) as reach:
         _look_first(sources, reach, options)
-        slots = match_slots([(disk.source, disk.slot) for disk in disks], reach.slots())
+        offered = reach.slots_patiently([disk.slot for disk in disks], options, token)
+        slots = match_slots([(disk.source, disk.slot) for disk in disks], offered)
         members = [Member(source=source, slot=slot) for source, slot in zip(sources, slots, strict=True)]
         return Group(members, lambda slot: reach.route(slot, own=True), options, token).run()
+
+
+def transfer(
+    disks: Sequence[DiskSpec], options: TransferOptions, *, cancel: Cancel | None = None
+) -> TransferResult:
+    """Work on a transfer: one pass, or passes until they are short, and the final one with the source standing still.
+
+    Its states are kept in the sender's state folder (:func:`transfers`), where other processes can stop it and change
+    its limits (:func:`stop_transfer`, :func:`limit_transfer`). One process works on a source at a time.
+
+    Args:
+        disks: at least one.
+
+    Raises:
+        NotConvergingError: passes do not get as short as was asked for.
+        QuietError: the source could not be made to stand still, or did not stay so.
+        TransferRunningError: another process sends one of the sources.
+        BlocksyncError: as :func:`send` and :func:`send_disks`.
+    """
+    from blocksync.engine.group import match_slots
+    from blocksync.engine.operation import Operation
+
+    token = cancel or Cancel()
+    names = [disk.source for disk in disks]
+    rescue = options.send.rescue
+    with contextlib.ExitStack() as exits:
+        # A source that cannot be opened is told before anybody is asked for a pairing code.
+        with _opened_together(names, rescue=rescue) as sources:
+            reach = exits.enter_context(_reached(options.send))
+            _look_first(sources, reach, options.send)
+        offered = reach.slots_patiently([disk.slot for disk in disks], options.send, token)
+        slots = match_slots([(disk.source, disk.slot) for disk in disks], offered)
+        return Operation(
+            state=prepare(options.send.state_dir),
+            reach=reach,
+            opening=lambda: _opened_together(names, rescue=rescue),
+            disks=[DiskSpec(source=name, slot=slot) for name, slot in zip(names, slots, strict=True)],
+            options=options,
+            cancel=token,
+        ).run()
+
+
+async def atransfer(disks: Sequence[DiskSpec], options: TransferOptions) -> TransferResult:
+    """:func:`transfer` for asyncio; cancelling the task stops it and leaves it resumable."""
+    return await _in_thread(lambda cancel: transfer(disks, options, cancel=cancel))
+
+
+def transfers(state_dir: Path | None = None) -> list[TransferStatus]:
+    """This sender's transfers, oldest first; idle ones whose validity is over expire here.
+
+    Raises:
+        StateError: the state folder cannot be read.
+    """
+    from blocksync.engine.transfers import list_transfers
+
+    return list_transfers(prepare(state_dir))
+
+
+def stop_transfer(which: str, state_dir: Path | None = None, *, final: bool = False) -> TransferStatus:
+    """Stop a transfer, resumably; or let a running one make its final pass now.
+
+    Args:
+        which: the beginning of its id, or its source.
+
+    Raises:
+        TransferUnknownError: none or several are meant, or a final pass is asked of one that is not running.
+    """
+    from blocksync.engine.transfers import stop
+
+    return stop(prepare(state_dir), which, final=final)
+
+
+def delete_transfer(which: str, state_dir: Path | None = None) -> TransferStatus:
+    """Remove what the sender keeps of a transfer: its record, receipt and copies of manifests.
+
+    The receiver's slot is not touched.
+
+    Raises:
+        TransferRunningError: it is running.
+        TransferUnknownError: none or several are meant.
+    """
+    from blocksync.engine.transfers import delete
+
+    return delete(prepare(state_dir), which)
+
+
+def limit_transfer(which: str, changes: Mapping[str, object], state_dir: Path | None = None) -> Limits:
+    """Change what a running transfer may take.
+
+    Args:
+        which: the beginning of its id, its source, or empty for the only one that is running.
+        changes: fields of :class:`Limits` and their new values.
+
+    Returns:
+        the limits that hold now.
+
+    Raises:
+        TransferUnknownError: it is not running, or several are.
+        SourceError: a latency is to be kept to that the system does not tell.
+    """
+    from blocksync.engine.transfers import limit
+
+    return limit(prepare(state_dir), which, changes)
 
 
 def receive(options: ReceiveOptions, *, cancel: Cancel | None = None) -> ReceiveResult:

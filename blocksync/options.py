@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from blocksync.limits import Limits
+
 DEFAULT_CONTROL_PORT = 8080
 DEFAULT_DATA_PORT = 8703
 DEFAULT_CONNECTIONS = 4
@@ -223,6 +225,56 @@ class DiskSpec:
 
     source: str
     slot: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferEvent:
+    """Something that happened to a transfer: ``transfer``, ``state``, ``pass``, ``verified`` or ``receipt``.
+
+    Args:
+        kind: of them.
+        transfer: its id.
+        facts: as docs/EVENTS.md lists them.
+    """
+
+    kind: str
+    transfer: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOptions:
+    """A transfer from its first pass to the cutover.
+
+    Args:
+        send: how each pass is made; ``slot`` and ``bwlimit`` are not looked at.
+        follow: seconds from the beginning of a pass to that of the next; None makes no further ones.
+        until_converged: seconds; pass until the next pass is predicted to be this short.
+        final: end with a pass while the source stands still.
+        pre_final, post_final: shell commands that make the source stand still and let it go; without them its
+            mounted filesystems are frozen.
+        freeze_seconds: the source is let go after this long, and the pass is not called final.
+        verify: read both sides whole after the last pass, while the source still stands still.
+        validity_days: 7 to 90; an untouched transfer expires after them.
+        limits: what it may take of the machine.
+        receipt: where the receipt is also written.
+        keep_quiet: folders that are written to while it runs, and so must not be frozen (logs).
+        on_event: called from a thread of ours.
+    """
+
+    send: SendOptions
+    follow: float | None = None
+    until_converged: float | None = None
+    final: bool = False
+    pre_final: str = ""
+    post_final: str = ""
+    freeze_seconds: float = 600.0
+    verify: bool = False
+    validity_days: int = 30
+    limits: Limits = field(default_factory=Limits)
+    receipt: Path | None = None
+    keep_quiet: tuple[Path, ...] = ()
+    on_event: Callable[[TransferEvent], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
