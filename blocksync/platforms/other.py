@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from blocksync.platforms.facts import DeviceFacts, IoCounts
+from blocksync.platforms.facts import DeviceFacts
 
 DIRECT = 0
 SHADOW_COPIES = os.name == "nt"
@@ -96,21 +95,6 @@ def detached_mount(_device: str, _kind: str, _options: Iterable[str]) -> int:
 
 def path_mtu(_sock: socket.socket) -> int | None:
     return None
-
-
-def disk_of(_path: str) -> int | None:
-    return None
-
-
-def io_counts(_number: int) -> IoCounts | None:
-    return None
-
-
-def set_priority(nice: int) -> None:
-    """CPU priority where the system has it."""
-    if hasattr(os, "setpriority"):
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
 def tune_socket(sock: socket.socket) -> None:
