@@ -8,7 +8,7 @@ everything resumable. Errors are :class:`blocksync.errors.BlocksyncError`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,11 +17,15 @@ from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import default_state_dir, prepare
 from blocksync.errors import TrustError
 from blocksync.estimate.results import EstimateOptions, EstimateResult
+from blocksync.limits import Limits, RateWindow, Schedule
 from blocksync.options import (
+    BootOptions,
     CopyOptions,
     Digest,
     DiskOutcome,
     DiskSpec,
+    FlattenOptions,
+    FlattenResult,
     GroupResult,
     Listening,
     Progress,
@@ -30,18 +34,26 @@ from blocksync.options import (
     SendOptions,
     SendResult,
     TargetSpec,
+    TransferEvent,
+    TransferOptions,
     VerifyOptions,
     VerifyResult,
 )
 from blocksync.preflight.findings import Finding
 from blocksync.preflight.results import CheckOptions, CheckResult
 from blocksync.sources.base import Source
+from blocksync.transfers.figures import TransferResult, TransferStatus
 
 if TYPE_CHECKING:
     from blocksync.engine.reach import Reach
+    from blocksync.flatten.boottest import BootReport
+    from blocksync.flatten.check import Leftover
+    from blocksync.flatten.plan import Plan
+    from blocksync.flatten.repair import RepairReport
     from blocksync.volumes.layout import Layout
 
 __all__ = [
+    "BootOptions",
     "Cancel",
     "CheckOptions",
     "CheckResult",
@@ -52,37 +64,55 @@ __all__ = [
     "EstimateOptions",
     "EstimateResult",
     "Finding",
+    "FlattenOptions",
+    "FlattenResult",
     "GroupResult",
+    "Limits",
     "Listening",
     "ManifestInfo",
     "PeerInfo",
     "Progress",
+    "RateWindow",
     "ReceiveOptions",
     "ReceiveResult",
+    "Schedule",
     "SendOptions",
     "SendResult",
     "Source",
     "TargetSpec",
+    "TransferEvent",
+    "TransferOptions",
+    "TransferResult",
+    "TransferStatus",
     "VerifyOptions",
     "VerifyResult",
     "aestimate",
     "areceive",
     "asend",
+    "atransfer",
     "averify",
+    "boot_test",
     "check",
-    "clean_snapshots",
+    "check_flattened",
     "copy",
     "default_state_dir",
+    "delete_transfer",
     "estimate",
+    "flatten",
     "inspect",
-    "kept_snapshots",
+    "limit_transfer",
     "manifests",
     "peers",
+    "plan_flatten",
     "rebuild",
     "receive",
+    "repair_flattened",
     "revoke",
     "send",
     "send_disks",
+    "stop_transfer",
+    "transfer",
+    "transfers",
     "verify",
 ]
 
@@ -136,7 +166,7 @@ def send(source: str | Source, options: SendOptions, *, cancel: Cancel | None = 
     from blocksync.engine.sender import Sender
 
     token = cancel or Cancel()
-    with _reached(options) as reach, _sent([source], options) as (disk,):
+    with _opened(source, rescue=options.rescue) as disk, _reached(options) as reach:
         _look_first([disk], reach, options)
         with reach.route(options.slot) as route:
             try:
@@ -164,11 +194,115 @@ def send_disks(disks: Sequence[DiskSpec], options: SendOptions, *, cancel: Cance
 
     token = cancel or Cancel()
     names = [disk.source for disk in disks]
-    with _reached(options) as reach, _sent(names, options) as sources:
+    with _opened_together(names, rescue=options.rescue) as sources, _reached(options) as reach:
         _look_first(sources, reach, options)
-        slots = match_slots([(disk.source, disk.slot) for disk in disks], reach.slots())
+        offered = reach.slots_patiently([disk.slot for disk in disks], options, token)
+        slots = match_slots([(disk.source, disk.slot) for disk in disks], offered)
         members = [Member(source=source, slot=slot) for source, slot in zip(sources, slots, strict=True)]
         return Group(members, lambda slot: reach.route(slot, own=True), options, token).run()
+
+
+def transfer(
+    disks: Sequence[DiskSpec], options: TransferOptions, *, cancel: Cancel | None = None
+) -> TransferResult:
+    """Work on a transfer: one pass, or passes until they are short, and the final one with the source standing still.
+
+    Its states are kept in the sender's state folder (:func:`transfers`), where other processes can stop it and change
+    its limits (:func:`stop_transfer`, :func:`limit_transfer`). One process works on a source at a time.
+
+    Args:
+        disks: at least one.
+
+    Raises:
+        NotConvergingError: passes do not get as short as was asked for.
+        QuietError: the source could not be made to stand still, or did not stay so.
+        TransferRunningError: another process sends one of the sources.
+        BlocksyncError: as :func:`send` and :func:`send_disks`.
+    """
+    from blocksync.engine.group import match_slots
+    from blocksync.engine.operation import Operation
+
+    token = cancel or Cancel()
+    names = [disk.source for disk in disks]
+    rescue = options.send.rescue
+    with contextlib.ExitStack() as exits:
+        # A source that cannot be opened is told before anybody is asked for a pairing code.
+        with _opened_together(names, rescue=rescue) as sources:
+            reach = exits.enter_context(_reached(options.send))
+            _look_first(sources, reach, options.send)
+        offered = reach.slots_patiently([disk.slot for disk in disks], options.send, token)
+        slots = match_slots([(disk.source, disk.slot) for disk in disks], offered)
+        return Operation(
+            state=prepare(options.send.state_dir),
+            reach=reach,
+            opening=lambda: _opened_together(names, rescue=rescue),
+            disks=[DiskSpec(source=name, slot=slot) for name, slot in zip(names, slots, strict=True)],
+            options=options,
+            cancel=token,
+        ).run()
+
+
+async def atransfer(disks: Sequence[DiskSpec], options: TransferOptions) -> TransferResult:
+    """:func:`transfer` for asyncio; cancelling the task stops it and leaves it resumable."""
+    return await _in_thread(lambda cancel: transfer(disks, options, cancel=cancel))
+
+
+def transfers(state_dir: Path | None = None) -> list[TransferStatus]:
+    """This sender's transfers, oldest first; idle ones whose validity is over expire here.
+
+    Raises:
+        StateError: the state folder cannot be read.
+    """
+    from blocksync.engine.transfers import list_transfers
+
+    return list_transfers(prepare(state_dir))
+
+
+def stop_transfer(which: str, state_dir: Path | None = None, *, final: bool = False) -> TransferStatus:
+    """Stop a transfer, resumably; or let a running one make its final pass now.
+
+    Args:
+        which: the beginning of its id, or its source.
+
+    Raises:
+        TransferUnknownError: none or several are meant, or a final pass is asked of one that is not running.
+    """
+    from blocksync.engine.transfers import stop
+
+    return stop(prepare(state_dir), which, final=final)
+
+
+def delete_transfer(which: str, state_dir: Path | None = None) -> TransferStatus:
+    """Remove what the sender keeps of a transfer: its record, receipt and copies of manifests.
+
+    The receiver's slot is not touched.
+
+    Raises:
+        TransferRunningError: it is running.
+        TransferUnknownError: none or several are meant.
+    """
+    from blocksync.engine.transfers import delete
+
+    return delete(prepare(state_dir), which)
+
+
+def limit_transfer(which: str, changes: Mapping[str, object], state_dir: Path | None = None) -> Limits:
+    """Change what a running transfer may take.
+
+    Args:
+        which: the beginning of its id, its source, or empty for the only one that is running.
+        changes: fields of :class:`Limits` and their new values.
+
+    Returns:
+        the limits that hold now.
+
+    Raises:
+        TransferUnknownError: it is not running, or several are.
+        SourceError: a latency is to be kept to that the system does not tell.
+    """
+    from blocksync.engine.transfers import limit
+
+    return limit(prepare(state_dir), which, changes)
 
 
 def receive(options: ReceiveOptions, *, cancel: Cancel | None = None) -> ReceiveResult:
@@ -202,6 +336,98 @@ def copy(
     wanted = options or CopyOptions()
     with _opened(source, rescue=wanted.rescue) as disk:
         return copy_disk(disk, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
+
+
+def flatten(
+    sources: Sequence[str], target: str, options: FlattenOptions | None = None, *, cancel: Cancel | None = None
+) -> FlattenResult:
+    """Make one pass from disks with LVM to a target with standard partitions, and repair the system there.
+
+    Args:
+        sources: paths of all disks of the volume groups, the one that boots first.
+
+    Raises:
+        FlattenRefusedError: the layout, before anything is written; each reason has its class.
+        BlocksyncError: as :func:`copy`.
+    """
+    from blocksync.flatten.local import flatten_disks
+
+    wanted = options or FlattenOptions()
+    with _opened_together(sources, rescue=False) as disks:
+        return flatten_disks(disks, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
+
+
+def plan_flatten(sources: Sequence[str], options: FlattenOptions | None = None) -> Plan:
+    """What :func:`flatten` would make of some disks; nothing is written.
+
+    Raises:
+        FlattenRefusedError: the layout cannot be flattened; each reason has its class.
+    """
+    from blocksync.flatten.local import wishes_of
+    from blocksync.flatten.sources import plan_for
+
+    with _opened_together(sources, rescue=False) as disks:
+        return plan_for(disks, wishes_of(options or FlattenOptions()))
+
+
+def repair_flattened(
+    target: str,
+    *,
+    dry_run: bool = False,
+    rebuild_initramfs: bool = False,
+    skip: Sequence[str] = (),
+    state_dir: Path | None = None,
+) -> RepairReport:
+    """Repair the system on a target that was flattened before; what it was made from is written down in it.
+
+    Args:
+        dry_run: change nothing; the report's ``diff`` says what would be.
+        rebuild_initramfs: runs code of the system, in a chroot.
+        skip: steps that are left out, by name.
+
+    Raises:
+        TargetRefusedError: the target is in use (rule 9 of the design).
+        FlattenError: and its kinds.
+    """
+    from blocksync.flatten.repair import RepairWishes, repair
+    from blocksync.targets import open_target
+
+    wishes = RepairWishes(dry_run=dry_run, initramfs=rebuild_initramfs, skip=frozenset(skip))
+    # The target is this system's already: what is on it is consented to.
+    with open_target(target, overwrite=True, state_dir=state_dir) as disk:
+        return repair(disk, None, wishes)
+
+
+def check_flattened(target: str) -> list[Leftover]:
+    """Whatever on a target still names volumes that are gone, and what will happen because of it.
+
+    Raises:
+        FlattenError: there is no system on it, or it cannot be reached.
+    """
+    from blocksync.flatten.check import check_target
+
+    return check_target(target)
+
+
+def boot_test(target: str, options: BootOptions | None = None, *, cancel: Cancel | None = None) -> BootReport:
+    """Boot a throw-away overlay of a target in QEMU and say how far it comes; nothing of the target is written.
+
+    Raises:
+        BootTestError: the boot cannot be tried here. A boot that fails is a result, not an error.
+    """
+    from blocksync.flatten.boottest import boot_test as tried
+    from blocksync.flatten.system import firmware_of
+
+    wanted = options or BootOptions()
+    token = cancel or Cancel()
+    return tried(
+        target,
+        firmware=wanted.firmware or firmware_of(target),
+        folder=wanted.folder or Path(f"{Path(target).name}.boot-test"),
+        seconds=wanted.seconds,
+        memory_mib=wanted.memory_mib,
+        stopped=token.is_set,
+    )
 
 
 def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | None = None) -> VerifyResult:
@@ -276,34 +502,6 @@ async def aestimate(source: str | Source, options: EstimateOptions | None = None
 async def averify(source: str | Source, options: VerifyOptions) -> VerifyResult:
     """:func:`verify` for asyncio."""
     return await _in_thread(lambda cancel: verify(source, options, cancel=cancel))
-
-
-def clean_snapshots(*, kept: bool = False) -> list[str]:
-    """Undo what transfers that died have left on this machine: suspended volumes, frozen filesystems, snapshots.
-
-    Args:
-        kept: also remove the snapshots that are kept for the next pass; it will then compare everything.
-
-    Returns:
-        what was done, a line each.
-
-    Raises:
-        SnapshotError: something could not be undone; the rest is.
-    """
-    from blocksync.snapshots.cleaning import clean
-
-    return clean(kept=kept)
-
-
-def kept_snapshots() -> list[str]:
-    """The snapshots that are kept on this machine to tell next passes what changed.
-
-    Raises:
-        SnapshotError: LVM does not answer.
-    """
-    from blocksync.snapshots.cleaning import kept_snapshots as listed
-
-    return listed()
 
 
 def inspect(disks: Sequence[str]) -> Layout:
@@ -398,20 +596,12 @@ def _rescued(source: Source, rescue: bool) -> Source:
 
 
 @contextlib.contextmanager
-def _sent(sources: Sequence[str | Source], options: SendOptions) -> Iterator[list[Source]]:
-    """All sources of a transfer, with snapshots of one instant below those that are named by a path."""
-    from blocksync.snapshots import Wishes, take
+def _opened_together(sources: Sequence[str], *, rescue: bool) -> Iterator[list[Source]]:
+    """The seam for snapshots of one instant: all sources of a transfer are opened here."""
+    from blocksync.sources import open_source
 
-    def say(message: str) -> None:
-        if options.progress is not None:
-            options.progress(Progress(stage="snapshot", slot=options.slot, message=message))
-
-    wishes = Wishes(size=options.snapshot_bytes, track=options.track, say=say)
-    named = [source for source in sources if isinstance(source, str)]
-    with take(named, options.snapshot, wishes) as opened:
-        waiting = iter(opened)
-        disks = [next(waiting) if isinstance(source, str) else source for source in sources]
-        yield [_rescued(disk, options.rescue) for disk in disks]
+    with contextlib.ExitStack() as exits:
+        yield [_rescued(exits.enter_context(open_source(source)), rescue) for source in sources]
 
 
 @contextlib.contextmanager

@@ -10,16 +10,13 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     ├── UsageError                 2   the request itself makes no sense
     │   └── KernelsError           2   the native kernels were insisted on and cannot be had
     ├── IncompleteError            3   stopped early; what is durable stays, the same command resumes
-    │   └── GroupIncompleteError   3   some disks of a transfer failed, others are committed
+    │   ├── GroupIncompleteError   3   some disks of a transfer failed, others are committed
+    │   └── NotConvergingError     3   passes do not get short on this link
     ├── SourceError                4
-    │   ├── SnapshotError          4   a snapshot cannot be taken, or its view broke
-    │   │   ├── SnapshotSpaceError    4
-    │   │   ├── SnapshotOverflowError 4
-    │   │   └── SnapshotRetryError    4   VSS says: later
-    │   ├── ChangesUnknownError    4   change tracking cannot say; told, then everything is read
     │   ├── NbdSourceError         4   an NBD server answered, and the answer is an error
     │   ├── NbdSourceLostError     4   an NBD server cannot be reached, or went away
     │   └── NbdSourceProtocolError 4   what an NBD server sent is no NBD
+    │   └── QuietError             4   the source could not be made quiet, or did not stay so
     ├── TargetError                5
     │   ├── NbdTargetError         5
     │   ├── NbdTargetLostError     5
@@ -28,7 +25,9 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     │   └── TargetSyncError        5   a sync failed; the window is unknown
     ├── StateError                 6
     │   ├── StateDamagedError      6   a checksum in durable state does not match
-    │   └── StateBusyError         6   another process of ours holds it
+    │   ├── StateBusyError         6   another process of ours holds it
+    │   │   └── TransferRunningError 6 another process works on this transfer or source
+    │   └── TransferUnknownError   6   none or several transfers are meant
     ├── PeerError                  7   the peer answered, and the answer is no
     │   ├── ProtocolError          7   bytes that are no frame of ours
     │   ├── VersionSkewError       7
@@ -36,6 +35,7 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     │   └── SlotPreparingError     7   the target is being re-hashed; ask again
     ├── NetworkError               8
     ├── IntegrityError             9   digests differ where they must not
+    │   └── ReceiptError           9   a receipt is not what both ends signed
     ├── LayoutError               10   partition tables, LVM metadata, filesystems
     │   ├── LayoutDamagedError    10   a checksum or a bound does not hold
     │   ├── LayoutUnknownError    10   a kind, version or feature that is not read here
@@ -116,6 +116,7 @@ class GroupIncompleteError(IncompleteError):
 
     Args:
         outcomes: what became of each disk (:class:`blocksync.options.DiskOutcome`), in the order they were given.
+        causes: the errors of the disks that failed.
     """
 
     code = "BS1600"
@@ -129,47 +130,25 @@ class GroupIncompleteError(IncompleteError):
         remedy: str | None = None,
         safe: str | None = None,
         outcomes: tuple[object, ...] = (),
+        causes: tuple[BlocksyncError, ...] = (),
     ) -> None:
         super().__init__(message, remedy=remedy, safe=safe)
         self.outcomes = outcomes
+        self.causes = causes
+
+
+class NotConvergingError(IncompleteError):
+    code = "BS1601"
+    retryable = False
+    default_remedy = (
+        "give it more bandwidth (--bwlimit, --connections), write less to the source, or accept a longer pause"
+    )
 
 
 class SourceError(BlocksyncError):
     exit_code = 4
     code = "BS0400"
     default_remedy = "check the path and that you may read it"
-
-
-class SnapshotError(SourceError):
-    code = "BS1400"
-    default_remedy = "look at what lvs -a and dmsetup info say, or read the disk as it is with --live"
-
-
-class SnapshotSpaceError(SnapshotError):
-    code = "BS1401"
-    default_remedy = "free space in the volume group (vgs), or read the disk as it is with --live"
-
-
-class SnapshotOverflowError(SnapshotError):
-    """Its view broke while it was read: nothing of the pass is committed."""
-
-    code = "BS1402"
-    default_remedy = "make it bigger with --snapshot-size, or send when less is written"
-
-
-class SnapshotRetryError(SnapshotError):
-    """The system says that it can be tried again later."""
-
-    code = "BS1403"
-    retryable = True
-    default_remedy = "wait ten minutes, then run the same command again"
-
-
-class ChangesUnknownError(SourceError):
-    """Never ends a pass: the engine says why, and compares everything by digests."""
-
-    code = "BS1410"
-    default_remedy = "nothing: everything is read and compared by digests"
 
 
 class NbdSourceError(SourceError):
@@ -195,6 +174,13 @@ class UnreadableError(SourceError):
     default_remedy = (
         "look at the kernel log for the disk's errors; --rescue sends what can be read and lists the rest"
     )
+
+
+class QuietError(SourceError):
+    """A hook failed, a filesystem could not be frozen, or was thawed before the final pass was over."""
+
+    code = "BS1602"
+    default_remedy = "use --pre-final and --post-final to stop and start what writes to the source"
 
 
 class TargetError(BlocksyncError):
@@ -248,6 +234,16 @@ class StateBusyError(StateError):
     default_remedy = "wait for the other process to end, or stop it"
 
 
+class TransferRunningError(StateBusyError):
+    code = "BS1603"
+    default_remedy = "blocksync status shows it; blocksync stop stops it"
+
+
+class TransferUnknownError(StateError):
+    code = "BS1604"
+    default_remedy = "blocksync status lists the transfers; name one by its id or its source"
+
+
 class PeerError(BlocksyncError):
     exit_code = 7
     code = "BS0700"
@@ -288,6 +284,11 @@ class IntegrityError(BlocksyncError):
     exit_code = 9
     code = "BS0900"
     default_remedy = "run blocksync verify to list the ranges that differ, then send again"
+
+
+class ReceiptError(IntegrityError):
+    code = "BS1605"
+    default_remedy = "get the receipt again from the sender's state folder: it was changed or is damaged"
 
 
 class LayoutError(BlocksyncError):

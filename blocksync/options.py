@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from blocksync.limits import Limits
+
 DEFAULT_CONTROL_PORT = 8080
 DEFAULT_DATA_PORT = 8703
 DEFAULT_CONNECTIONS = 4
@@ -82,10 +84,6 @@ class SendOptions:
         retry_seconds: how long to go on trying without progress.
         replace: consent that another source's disk replaces what the slot holds.
         rescue: go on after what cannot be read: it is listed in the result, and zeros on the target.
-        snapshot: ``auto`` takes a snapshot of a source where that is possible, ``lvm`` and ``vss`` insist on one,
-            ``none`` reads what is there. Only of sources that are named by a path.
-        snapshot_bytes: size of each classic LVM snapshot; None to choose it.
-        track: keep what tells the next pass what changed (a snapshot, where nothing else does), and go by it.
         progress: called from a thread of ours, about once a second.
     """
 
@@ -102,9 +100,6 @@ class SendOptions:
     retry_seconds: float = DEFAULT_RETRY_SECONDS
     replace: bool = False
     rescue: bool = False
-    snapshot: str = "auto"
-    snapshot_bytes: int | None = None
-    track: bool = False
     progress: ProgressCallback | None = None
 
 
@@ -196,9 +191,7 @@ class SendResult:
         resumed: bytes that were durable already when an interrupted pass was taken up again.
         retries: connections that broke on the way.
         root: hex root of the digest tree that both ends agreed on.
-        consistency: ``live``, ``crash`` (this disk at one instant), ``crash-group`` (all disks of the transfer at the
-            same instant) or ``application`` (its writers took part).
-        tracker: whose word on what changed the pass went by; empty where all was compared by digests.
+        consistency: ``live``, ``crash`` or ``application``.
         unreadable: with ``rescue``, ``(offset, length)`` of what could not be read, in bytes: zeros on the target.
     """
 
@@ -218,7 +211,6 @@ class SendResult:
     bottleneck: str
     root: str
     consistency: str
-    tracker: str = ""
     unreadable: tuple[tuple[int, int], ...] = ()
 
 
@@ -233,6 +225,56 @@ class DiskSpec:
 
     source: str
     slot: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferEvent:
+    """Something that happened to a transfer: ``transfer``, ``state``, ``pass``, ``verified`` or ``receipt``.
+
+    Args:
+        kind: of them.
+        transfer: its id.
+        facts: as docs/EVENTS.md lists them.
+    """
+
+    kind: str
+    transfer: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOptions:
+    """A transfer from its first pass to the cutover.
+
+    Args:
+        send: how each pass is made; ``slot`` and ``bwlimit`` are not looked at.
+        follow: seconds from the beginning of a pass to that of the next; None makes no further ones.
+        until_converged: seconds; pass until the next pass is predicted to be this short.
+        final: end with a pass while the source stands still.
+        pre_final, post_final: shell commands that make the source stand still and let it go; without them its
+            mounted filesystems are frozen.
+        freeze_seconds: the source is let go after this long, and the pass is not called final.
+        verify: read both sides whole after the last pass, while the source still stands still.
+        validity_days: 7 to 90; an untouched transfer expires after them.
+        limits: what it may take of the machine.
+        receipt: where the receipt is also written.
+        keep_quiet: folders that are written to while it runs, and so must not be frozen (logs).
+        on_event: called from a thread of ours.
+    """
+
+    send: SendOptions
+    follow: float | None = None
+    until_converged: float | None = None
+    final: bool = False
+    pre_final: str = ""
+    post_final: str = ""
+    freeze_seconds: float = 600.0
+    verify: bool = False
+    validity_days: int = 30
+    limits: Limits = field(default_factory=Limits)
+    receipt: Path | None = None
+    keep_quiet: tuple[Path, ...] = ()
+    on_event: Callable[[TransferEvent], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,3 +318,79 @@ class ReceiveResult:
     """What a receiver did until it ended: ``(slot, generation)`` of each committed pass."""
 
     committed: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlattenOptions:
+    """Disks with LVM to one target with standard partitions, on this machine.
+
+    Args:
+        create: make the target, a new image file of the size that is needed.
+        overwrite: consent to a target that is not empty.
+        state_dir: folder of manifests and journals; None for the system's.
+        digest, block_bytes: for a first copy.
+        replace: what the target was divided for before may go.
+        table: ``gpt``, ``mbr``, or empty: as the first disk has it, as far as that can describe the result.
+        grow: bytes of the partition of a volume, by ``VG/LV`` or ``LV``.
+        encrypted: volumes with LUKS that may move as they are, by ``VG/LV``.
+        names: what the system calls each disk, in their order; guessed where left out.
+        repair: mend what names the old volumes, and the boot loaders.
+        rebuild_initramfs: with the system's own tools in a chroot; runs code of the system.
+        skip: steps of the repair that are left out, by name.
+        progress: called from threads of ours, about once a second.
+    """
+
+    create: bool = False
+    overwrite: bool = False
+    state_dir: Path | None = None
+    digest: Digest = Digest.XXH3
+    block_bytes: int = 64 << 10
+    replace: bool = False
+    table: str = ""
+    grow: tuple[tuple[str, int], ...] = ()
+    encrypted: tuple[str, ...] = ()
+    names: tuple[tuple[str, ...], ...] = ()
+    repair: bool = True
+    rebuild_initramfs: bool = False
+    skip: tuple[str, ...] = ()
+    progress: ProgressCallback | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlattenResult:
+    """A flattened target.
+
+    Args:
+        group: the pass of each volume and partition.
+        table: ``gpt`` or ``mbr``.
+        partitions: ``(number, what it holds)``.
+        root: number of the partition with the system; 0 where nothing was repaired.
+        changed: ``(rule, path)`` of each file that the repair changed.
+        loaders: what was done about booting, in lines.
+        notes: what the reader should know.
+    """
+
+    group: GroupResult
+    table: str
+    partitions: tuple[tuple[int, str], ...]
+    root: int = 0
+    changed: tuple[tuple[str, str], ...] = ()
+    loaders: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootOptions:
+    """A trial boot.
+
+    Args:
+        firmware: ``bios`` or ``uefi``; empty to take what the target is made for.
+        folder: where the console's log and the screenshot are kept; one beside the working folder when left out.
+        seconds: how long to wait.
+        memory_mib: of the guest.
+    """
+
+    firmware: str = ""
+    folder: Path | None = None
+    seconds: float = 600.0
+    memory_mib: int = 1024

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
+from blocksync.cli.cutover import end_of, summary
 from blocksync.cli.display import showing
 from blocksync.cli.parameters import block_size, common
-from blocksync.cli.sending import end_of, rescue_option, summary
+from blocksync.cli.sending import rescue_option
 from blocksync.cli.session import Session
 from blocksync.errors import TargetError, UsageError
 from blocksync.options import CopyOptions, Digest

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blocksync.cli.flattening import growth, plan_lines, plan_options
 from blocksync.cli.parameters import common
 from blocksync.cli.quantities import show_size
 from blocksync.cli.session import Session
+from blocksync.errors import UsageError
+from blocksync.options import FlattenOptions
 
 if TYPE_CHECKING:
     from blocksync.volumes.layout import Disk, Filesystem, Group, Layout, Partition, Volume
@@ -18,14 +21,31 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("disks", nargs=-1, required=True, metavar="DISK…")
+@click.option("--flatten", is_flag=True, help="Show what flatten would make of them.")
+@plan_options
 @common(state=False)
-def inspect(session: Session, disks: tuple[str, ...]) -> int:
+def inspect(
+    session: Session,
+    disks: tuple[str, ...],
+    flatten: bool,
+    table: str | None,
+    grow: tuple[str, ...],
+    encrypted: tuple[str, ...],
+) -> int:
     """Show what is on disks or disk images: partitions, LVM, filesystems, and how much of them is used.
 
-    Name all disks of a volume group together. Nothing is written, nothing is mounted.
+    Name all disks of a volume group together. Nothing is written, nothing is mounted. --table, --grow and
+    --encrypted are for --flatten.
     """
     from blocksync import api
 
+    if flatten:
+        options = FlattenOptions(table=table or "", grow=growth(grow), encrypted=encrypted)
+        plan = api.plan_flatten(disks, options)
+        session.output.result({"command": "inspect", "flatten": dataclasses.asdict(plan)}, *plan_lines(plan))
+        return 0
+    if table or grow or encrypted:
+        raise UsageError("--table, --grow and --encrypted go with --flatten")
     layout = api.inspect(disks)
     session.output.result({"command": "inspect", **dataclasses.asdict(layout)}, *lines(layout))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import click
 
 from blocksync.cli.quantities import parse_size
 from blocksync.cli.session import Session
+from blocksync.limits import Schedule, parse_schedule
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +53,36 @@ def level(text: str) -> int | None:
     if not (text.isascii() and text.isdigit()) or int(text) > MAX_LEVEL:
         raise click.BadParameter(f"{text!r} is neither auto nor a number from 0 to {MAX_LEVEL}")
     return int(text)
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def duration(least: float = 0.0) -> Callable[[str], float]:
+    """A kind of value: seconds, as ``30``, ``30s``, ``15m``, ``2h``, ``1d`` or ``20ms``.
+
+    Args:
+        least: what makes sense, seconds.
+    """
+
+    def convert(text: str) -> float:
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d|)", text.strip(), re.ASCII)
+        if match is None:
+            raise click.BadParameter(f"{text!r} is no time; write for example 30s, 15m or 2h")
+        seconds = float(match[1]) * _UNITS[match[2] or "s"]
+        if seconds < least:
+            raise click.BadParameter(f"{text!r} is too short")
+        return seconds
+
+    return convert
+
+
+def schedule(text: str) -> Schedule:
+    """A rate, or rates by time of day: ``20M`` or ``08:00-18:00=20M,else=0``."""
+    try:
+        return parse_schedule(text, parse_size)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} {error}") from error
 
 
 PATH = click.Path(path_type=Path)

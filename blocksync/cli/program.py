@@ -14,9 +14,15 @@ COMMANDS = {
     "send": "blocksync.cli.sending",
     "copy": "blocksync.cli.copying",
     "verify": "blocksync.cli.verifying",
+    "status": "blocksync.cli.transfers",
+    "stop": "blocksync.cli.transfers",
+    "limit": "blocksync.cli.transfers",
+    "delete": "blocksync.cli.transfers",
     "check": "blocksync.cli.checking",
     "estimate": "blocksync.cli.estimating",
     "inspect": "blocksync.cli.inspecting",
+    "flatten": "blocksync.cli.flattening",
+    "boot-test": "blocksync.cli.booting",
     "manifest": "blocksync.cli.slots",
     "peers": "blocksync.cli.trusted",
     "revoke": "blocksync.cli.trusted",
@@ -39,7 +45,7 @@ class Program(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name.replace("-", "_"))
         return command
 
 

@@ -4,41 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from blocksync.cli.codes import asker, given_code
+from blocksync.cli.cutover import conclude, cutover_options, end_of, limit_options, tell_disks, transfer_options
 from blocksync.cli.display import showing
-from blocksync.cli.parameters import PATH, block_size, common, level, sized
-from blocksync.cli.quantities import show_rate, show_seconds, show_size
+from blocksync.cli.parameters import PATH, block_size, common, level
 from blocksync.cli.session import Session
-from blocksync.errors import GroupIncompleteError, SourceError, UsageError
+from blocksync.errors import GroupIncompleteError, IntegrityError, UsageError
 from blocksync.options import (
     DEFAULT_CONNECTIONS,
     DEFAULT_RETRY_SECONDS,
     Digest,
-    DiskOutcome,
     DiskSpec,
     SendOptions,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    from blocksync.options import SendResult
-
-MAX_RANGES_SHOWN = 20
 MAX_CONNECTIONS = 64
-CONSISTENCY = {
-    "live": "read live: consistent only if nobody wrote to it meanwhile",
-    "crash": "a snapshot of this disk at one instant, as after a power cut",
-    "crash-group": "a snapshot of all disks at the same instant, as after a power cut",
-    "application": "a snapshot in which the applications took part",
-}
 
 
 def receiver_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,9 +72,6 @@ rescue_option = click.option(
     "--level", type=level, default="auto", show_default=True, metavar="LEVEL", help="auto, or 0 (off) to 19."
 )
 @click.option(
-    "--bwlimit", type=sized(0), default="0", metavar="RATE", help="Bytes a second, as 10M. [default: none]"
-)
-@click.option(
     "--retry",
     type=click.FloatRange(min=0),
     default=DEFAULT_RETRY_SECONDS,
@@ -94,20 +79,10 @@ rescue_option = click.option(
     metavar="SECONDS",
     help="Go on trying for so long without progress.",
 )
-@click.option(
-    "--snapshot",
-    type=click.Choice(["auto", "lvm", "vss", "none"]),
-    default="auto",
-    show_default=True,
-    help="Read a snapshot of each SOURCE: where possible, or insist.",
-)
-@click.option("--live", is_flag=True, help="Read what is there: --snapshot none.")
-@click.option(
-    "--snapshot-size", type=sized(1 << 20), metavar="SIZE", help="Of a classic LVM snapshot. [default: measured]"
-)
-@click.option("--track", is_flag=True, help="Keep what tells the next pass what changed, and read only that.")
 @click.option("--replace", is_flag=True, help="Let this disk replace the copy of another one in the slot.")
 @rescue_option
+@cutover_options
+@limit_options
 @common()
 def send(
     session: Session,
@@ -121,16 +96,12 @@ def send(
     digest: str,
     block_size: int,
     level: int | None,
-    bwlimit: int,
     retry: float,
     replace: bool,
     rescue: bool,
-    snapshot: str,
-    live: bool,
-    snapshot_size: int | None,
-    track: bool,
+    **more: Any,
 ) -> int:
-    """Make one pass from SOURCE to a receiver; several disks of one machine go as one transfer.
+    """Make one pass from SOURCE to a receiver, or follow it; several disks of one machine go as one transfer.
 
     Several are matched with the receiver's slots by order, or as SOURCE=SLOT. The first pass sends the disk, later
     ones what changed; one that was interrupted is resumed. The pairing code is needed the first time only: from
@@ -139,13 +110,10 @@ def send(
     from blocksync import api
 
     disks = disk_specs(sources, slot)
-    if live and snapshot not in ("auto", "none"):
-        raise UsageError(f"--live and --snapshot {snapshot} contradict each other", remedy="leave one of them out")
     given = given_code(session, to, code, code_file)
     with session.cancellable() as cancel, showing(session.output) as display:
         options = SendOptions(
             to=to,
-            slot=disks[0].slot if len(disks) == 1 else "",
             code=given,
             ask_code=asker(session, display),
             state_dir=state_dir,
@@ -153,48 +121,21 @@ def send(
             digest=Digest(digest),
             block_bytes=block_size,
             level=level,
-            bwlimit=bwlimit,
             retry_seconds=retry,
             replace=replace,
             rescue=rescue,
-            snapshot="none" if live else snapshot,
-            snapshot_bytes=snapshot_size,
-            track=track,
             progress=display,
         )
-        if len(disks) > 1:
-            try:
-                group = api.send_disks(disks, options, cancel=cancel)
-            except GroupIncompleteError as error:
-                _tell_disks(session, error.outcomes)
-                raise
-            _tell_disks(session, group.disks)
-            session.output.result(
-                {"command": "send", **dataclasses.asdict(group)},
-                f"{len(disks)} disks committed in {show_seconds(group.seconds)}",
-                f"transferred is less than identical: blocksync verify SOURCE --to {to} --slot SLOT proves that",
-            )
-            return end_of(*(outcome.result for outcome in group.disks))
-        source = disks[0].source
-        result = api.send(source, options, cancel=cancel)
-    session.output.result(
-        {"command": "send", **dataclasses.asdict(result)},
-        *summary(result, f"slot {result.slot}"),
-        *less_than_identical(result, f"blocksync verify {source} --to {to}"),
-    )
-    return end_of(result)
-
-
-def less_than_identical(result: SendResult, verify: str) -> list[str]:
-    """What a committed pass does not say, and the command that does."""
-    if result.unreadable:
-        return ["the copy is not identical: of what could not be read it holds zeros"]
-    return [f"transferred is less than identical: {verify} proves that"]
-
-
-def end_of(*results: SendResult | None) -> int:
-    """The exit code of committed passes: that of a source error where something was given up."""
-    return SourceError.exit_code if any(result and result.unreadable for result in results) else 0
+        wanted = transfer_options(session, options, **more)
+        try:
+            result = api.transfer(disks, wanted, cancel=cancel)
+        except GroupIncompleteError as error:
+            tell_disks(session, error.outcomes)
+            raise
+    conclude(session, result, to)
+    if not all(result.verified.values()):
+        return IntegrityError.exit_code
+    return end_of(*(outcome.result for outcome in result.disks))
 
 
 def disk_specs(sources: tuple[str, ...], slot: str) -> list[DiskSpec]:
@@ -218,52 +159,3 @@ def _disk_spec(text: str) -> DiskSpec:
     if not equals or not source or os.sep in slot or "://" in text or os.path.lexists(text):
         return DiskSpec(source=text)
     return DiskSpec(source=source, slot=check_slot_name(slot))
-
-
-def _tell_disks(session: Session, outcomes: Sequence[object]) -> None:
-    for outcome in outcomes:
-        assert isinstance(outcome, DiskOutcome)
-        facts = dataclasses.asdict(outcome)
-        if outcome.result is None:
-            session.output.event("disk", facts, f"{outcome.source}: NOT committed: {outcome.error}")
-            continue
-        lines = summary(outcome.result, f"slot {outcome.slot}")
-        session.output.event("disk", facts, f"{outcome.source}: {lines[0]}", *(f"  {line}" for line in lines[1:]))
-
-
-def summary(result: SendResult, where: str) -> list[str]:
-    """A committed pass in words.
-
-    Args:
-        result: of it.
-        where: it went.
-    """
-    rate = f" ({show_rate(result.size / result.seconds)})" if result.seconds else ""
-    sent = f"sent {show_size(result.changed)} of data and {show_size(result.zero)} as zeros"
-    lines = [
-        f"{result.kind} pass to {where} committed as generation {result.generation}",
-        f"{show_size(result.size)} in {show_seconds(result.seconds)}{rate}",
-        f"read {show_size(result.read)}, {sent}, {show_size(result.wire)} on the wire",
-    ]
-    lines.append(CONSISTENCY[result.consistency])
-    if result.tracker:
-        lines.append(f"only what {result.tracker} says has changed was read")
-    if result.resumed:
-        lines.append(f"resumed: {show_size(result.resumed)} were durable already")
-    if result.retries:
-        lines.append(f"connections that broke on the way: {result.retries}")
-    if result.resent:
-        lines.append(f"sent again as whole blocks: {show_size(result.resent)}")
-    lines.extend(_unreadable(result))
-    return lines
-
-
-def _unreadable(result: SendResult) -> list[str]:
-    if not result.unreadable:
-        return []
-    lost = sum(length for _, length in result.unreadable)
-    lines = [f"{show_size(lost)} in {len(result.unreadable)} ranges could not be read:"]
-    lines += [f"  offset {offset}, length {length}" for offset, length in result.unreadable[:MAX_RANGES_SHOWN]]
-    if len(result.unreadable) > MAX_RANGES_SHOWN:
-        lines.append(f"  and {len(result.unreadable) - MAX_RANGES_SHOWN} more, which --json lists")
-    return lines

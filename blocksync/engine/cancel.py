@@ -45,6 +45,11 @@ class Cancel:
     def is_set(self) -> bool:
         return self._event.is_set()
 
+    @property
+    def event(self) -> threading.Event:
+        """For whoever waits on an event anyway; set only through :meth:`set`."""
+        return self._event
+
     def wait(self, seconds: float | None = None) -> bool:
         """Sleep, but wake when cancelled; returns whether it was."""
         return self._event.wait(seconds)

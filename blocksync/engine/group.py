@@ -18,7 +18,14 @@ from blocksync.engine.cancel import Cancel
 from blocksync.engine.pace import Pace
 from blocksync.engine.sender import Sender
 from blocksync.engine.sending import Route
-from blocksync.errors import BlocksyncError, GroupIncompleteError, IncompleteError, UsageError
+from blocksync.errors import (
+    BlocksyncError,
+    GroupIncompleteError,
+    IncompleteError,
+    PeerError,
+    TrustError,
+    UsageError,
+)
 from blocksync.options import DiskOutcome, GroupResult, SendOptions, SendResult
 from blocksync.sources.base import Source
 
@@ -45,6 +52,8 @@ def match_slots(named: Sequence[tuple[str, str]], offered: Sequence[str]) -> lis
 
     Raises:
         UsageError: a source or slot is there twice, or order alone does not tell.
+        PeerError: a single source, and several slots to choose from.
+        TrustError: there is no slot for it.
     """
     for what, names in (("source", [name for name, _ in named]), ("slot", [slot for _, slot in named if slot])):
         for name in names:
@@ -52,6 +61,15 @@ def match_slots(named: Sequence[tuple[str, str]], offered: Sequence[str]) -> lis
                 raise UsageError(f"{what} {name} is named twice", remedy="name each disk and each slot once")
     open_slots = [slot for slot in offered if slot not in {taken for _, taken in named}]
     missing = sum(1 for _, slot in named if not slot)
+    if missing and len(named) == 1 and not offered:
+        raise TrustError(
+            "this sender has no grant for any slot",
+            remedy="pair again with a fresh code from blocksync recv, or name another slot with --slot",
+        )
+    if missing and len(named) == 1 and len(offered) > 1:
+        raise PeerError(
+            f"this sender may use several slots: {', '.join(offered)}", remedy="name one of them with --slot"
+        )
     if missing and missing != len(open_slots):
         there = ", ".join(open_slots) or "none"
         raise UsageError(
@@ -128,6 +146,7 @@ class Group:
             remedy=first.remedy,
             safe=f"committed: {', '.join(done)}" if done else None,
             outcomes=outcomes,
+            causes=tuple(self._errors.values()),
         ) from first
 
     def _work(self, at_once: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from blocksync.control.service import Peer
@@ -55,13 +56,8 @@ def copy_disk(source: Source, target_path: str, state: Path, options: CopyOption
     except BaseException:
         folder.close()
         raise
-    receiver = Receiver({_SLOT: slot}, lambda _peer, _slot: True, _quiet)
-    with contextlib.closing(receiver), OsFolder(folder_path / "copy") as copy_folder:
-        route = Route(
-            control=PeerPort(receiver, _SELF),
-            connect=lambda answer: _connect(receiver, answer),
-            copy=ManifestCopy(copy_folder),
-        )
+    receiver = local_receiver({_SLOT: slot})
+    with contextlib.closing(receiver), local_route(receiver, folder_path / "copy") as route:
         wanted = SendOptions(
             to="",
             slot=_SLOT,
@@ -73,6 +69,26 @@ def copy_disk(source: Source, target_path: str, state: Path, options: CopyOption
             progress=options.progress,
         )
         return Sender(source, route, wanted, cancel).run()
+
+
+def local_receiver(slots: dict[str, Slot]) -> Receiver:
+    """A receiver for this process alone: everything is allowed to the one peer there is."""
+    return Receiver(slots, lambda _peer, _slot: True, _quiet)
+
+
+@contextlib.contextmanager
+def local_route(receiver: Receiver, copy_folder: Path) -> Iterator[Route]:
+    """The way of a sender in this process.
+
+    Args:
+        copy_folder: of its copy of the manifest.
+    """
+    with OsFolder(copy_folder) as folder:
+        yield Route(
+            control=PeerPort(receiver, _SELF),
+            connect=lambda answer: _connect(receiver, answer),
+            copy=ManifestCopy(folder),
+        )
 
 
 def _connect(receiver: Receiver, _answer: OpenAnswer) -> Link:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from blocksync.engine.dirty import DirtyMap, worth_reading
 from blocksync.extents import Extent, align, cover, split
 from blocksync.geometry import SEGMENT_BYTES, Geometry
 from blocksync.manifest.working import BlockMap
@@ -43,15 +42,12 @@ def step_bytes(geometry: Geometry) -> int:
     return max(STEP_BYTES, geometry.block_bytes)
 
 
-def plan(
-    extents: Iterable[Extent], geometry: Geometry, known: BlockMap, dirty: DirtyMap | None = None
-) -> Iterator[Step]:
+def plan(extents: Iterable[Extent], geometry: Geometry, known: BlockMap) -> Iterator[Step]:
     """The steps of a pass, lazily, in the order of the disk.
 
     Args:
         extents: of the source, covering the disk.
         known: what the receiver holds; read while the pass runs, but only for ranges not yet walked.
-        dirty: what changed since the receiver's claims were made; None where nobody knows.
     """
     held: SendZeros | None = None
     for extent in align(cover(extents, geometry.size), geometry.block_bytes, geometry.size):
@@ -59,7 +55,8 @@ def plan(
             if held is not None:
                 yield held
                 held = None
-            yield from _scans(extent, geometry, known, dirty)
+            for piece in split(extent, step_bytes(geometry)):
+                yield ScanChunk(piece.offset, piece.length)
             continue
         for piece in split(extent, SEGMENT_BYTES):
             for offset, length in _not_known_zero(piece, geometry, known):
@@ -71,16 +68,6 @@ def plan(
                 held = SendZeros(offset, length)
     if held is not None:
         yield held
-
-
-def _scans(extent: Extent, geometry: Geometry, known: BlockMap, dirty: DirtyMap | None) -> Iterator[ScanChunk]:
-    for piece in split(extent, step_bytes(geometry)):
-        if dirty is None:
-            yield ScanChunk(piece.offset, piece.length)
-            continue
-        for first, count in worth_reading(dirty, known, *geometry.blocks_of(piece.offset, piece.length)):
-            start = first * geometry.block_bytes
-            yield ScanChunk(start, min(count * geometry.block_bytes, geometry.size - start))
 
 
 def resend(ranges: Iterable[tuple[int, int]], geometry: Geometry) -> Iterator[Step]:

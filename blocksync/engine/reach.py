@@ -6,16 +6,18 @@ import contextlib
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from blocksync.control.client import HttpControl, pair
+from blocksync.engine.cancel import Cancel
+from blocksync.engine.sender import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS
 from blocksync.engine.sending import Route
 from blocksync.engine.statedir import copy_folder, rehearsal_folder
-from blocksync.errors import TrustError, UsageError
+from blocksync.errors import BlocksyncError, TrustError, UsageError
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import OsFolder
-from blocksync.options import DEFAULT_CONTROL_PORT, AskCode
+from blocksync.options import DEFAULT_CONTROL_PORT, AskCode, Progress, SendOptions
 from blocksync.protocol.messages import OpenAnswer
 from blocksync.transports.link import Link
 from blocksync.transports.tls import connect
@@ -129,18 +131,46 @@ class Reach:
                 if own:
                     control.close()
 
-    def slots(self) -> list[str]:
+    def slots(self, wanted: Sequence[str] = ()) -> list[str]:
         """The slots that this sender may use, in the order the receiver offers them.
 
+        A pairing code that was not needed so far is used where the receiver refuses us, or grants no ``wanted`` slot.
+
         Raises:
-            BlocksyncError: the receiver cannot be asked; with a code that was not needed so far, it pairs first.
+            BlocksyncError: the receiver cannot be asked.
         """
         try:
-            return self.control.slots()
+            granted = self.control.slots()
+            missing = next((slot for slot in wanted if slot and slot not in granted), None)
+            if missing is not None:
+                raise TrustError(f"this machine has no grant for slot {missing}")
         except TrustError as error:
             if not self.pair_again(error):
                 raise
-            return self.control.slots()
+            granted = self.control.slots()
+        return granted
+
+    def slots_patiently(self, wanted: Sequence[str], options: SendOptions, cancel: Cancel) -> list[str]:
+        """As :meth:`slots`, but a receiver that is away for a while is waited for, as a pass would wait.
+
+        Raises:
+            BlocksyncError: as :meth:`slots`, after ``options.retry_seconds``.
+        """
+        began, backoff = time.monotonic(), FIRST_BACKOFF_SECONDS
+        while True:
+            try:
+                with cancel.watching(self.control.abort):
+                    return self.slots(wanted)
+            except BlocksyncError as error:
+                cancel.check(error)
+                if not error.retryable or time.monotonic() - began >= options.retry_seconds:
+                    raise
+                if options.progress is not None:
+                    message = f"{error.message}; trying again in {backoff:.1f} s"
+                    options.progress(Progress(stage="waiting", message=message))
+                cancel.wait(backoff)
+                cancel.check(error)
+                backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
 
     @contextlib.contextmanager
     def rehearsal_route(self) -> Iterator[Route]:

@@ -19,7 +19,6 @@ from blocksync.engine.pace import Pace
 from blocksync.engine.plan import Step, plan, resend
 from blocksync.engine.sync import sync_map
 from blocksync.engine.tally import Tally
-from blocksync.engine.tracking import Tracking
 from blocksync.errors import (
     BlocksyncError,
     IncompleteError,
@@ -29,6 +28,7 @@ from blocksync.errors import (
     StateError,
     UsageError,
 )
+from blocksync.extents import Extent
 from blocksync.geometry import Geometry
 from blocksync.kernels import DigestKind
 from blocksync.manifest.cache import ManifestCopy
@@ -140,9 +140,6 @@ class Pass:
         # Cancelling may come from a signal handler, on top of a frame of this very thread.
         self._lock = threading.RLock()
         self._durable = 0
-        self._tracking = Tracking(
-            transfer.source, transfer.route.copy, answer, lambda said: self._tell("planning", message=said)
-        )
 
     def run(self) -> SendResult:
         """Bring the receiver up to date and commit.
@@ -175,9 +172,7 @@ class Pass:
         sync_map(control, answer.session, known, answer.root)
         if answer.pass_open:
             transfer.resumed = max(transfer.resumed, answer.known_bytes)
-        dirty = self._tracking.dirty(self._geometry, self._kind, known)
-        transfer.tally.sampled(self._tracking.sampled_bytes)
-        self._work(plan(transfer.source.extents(), self._geometry, known, dirty), known)
+        self._work(transfer.source.extents(), known)
         transfer.source.check()
         self._tell("committing")
         committed = control.commit(answer.session, CommitRequest(root=known.root()))
@@ -189,11 +184,11 @@ class Pass:
             # The pass is committed all the same; the next one fetches the manifest from the receiver.
             self._tell("done", message=f"the manifest's copy could not be kept: {error.message}")
         else:
-            self._tracking.keep(committed.generation, committed.root)
             self._tell("done")
         return self._result(committed.generation, committed.root)
 
-    def _work(self, steps: Iterator[Step], known: BlockMap) -> None:
+    def _work(self, extents: Iterator[Extent], known: BlockMap) -> None:
+        steps = plan(extents, self._geometry, known)
         again = self._round(_with_gaps(steps, self._geometry.size, self._transfer.tally.passed), known)
         if not again:
             return
@@ -300,7 +295,6 @@ class Pass:
             bottleneck=transfer.bottleneck(),
             root=root.hex(),
             consistency=transfer.source.capabilities.consistency,
-            tracker=self._tracking.provider,
             unreadable=transfer.source.unreadable(),
         )
 

@@ -84,6 +84,7 @@ class Slot:
         self._store = SlotStore.load_or_none(folder)
         self._rehash: threading.Thread | None = None
         self._rehash_failure: BlocksyncError | None = None
+        self._failed = False
 
     @staticmethod
     def holds_state(folder: OsFolder) -> bool:
@@ -109,6 +110,7 @@ class Slot:
         with self.lock:
             self._supersede(peer, request.run)
             notices: list[str] = []
+            self.mend()
             store = self._fit_store(request, notices)
             self._look_for_foreign_writes(store)
             geometry = store.geometry
@@ -157,6 +159,7 @@ class Slot:
                 if not session.silent() and not (same and session.abandoned()):
                     raise SlotBusyError(f"slot {self.name} is being written to by {session.peer.name}")
                 self.end(session)
+            self.mend()
             self.verifying[peer.fingerprint] += 1
 
     def end_verify(self, peer: Peer) -> None:
@@ -271,10 +274,25 @@ class Slot:
             self.session = None
             if failure is not None:
                 # Rule 3: after a failed write or sync neither the descriptor nor the store is used again.
+                self._failed = True
+                self.mend()
+
+    def mend(self) -> None:
+        """Open the target and the state again where they may not be used any more; what fails is tried again next time.
+
+        Raises:
+            TargetError: the target cannot be opened.
+            StateError: the state cannot be read.
+        """
+        with self.lock:
+            if self._failed:
                 self.target.reopen()
+            # The state's disk may also have failed outside a landing: in a commit, an epoch's record, a beginning.
+            if self._failed or self._store is None or not self._store.usable:
                 if self._store is not None:
                     self._store.close()
                 self._store = SlotStore.load_or_none(self._folder)
+            self._failed = False
 
     def close(self) -> None:
         with self.lock:

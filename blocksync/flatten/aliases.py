@@ -1,8 +1,8 @@
 """All the names that a logical volume has in a system's configuration, and what stands in their place.
 
 A name is only ever matched whole: ``/dev/mapper/vg-root`` is no part of ``/dev/mapper/vg-root2`` or ``…vg-root-old``.
-How the device-mapper writes names (hyphens doubled) is libdevmapper's ``dm_build_dm_name``; how systemd writes paths in
-names of units is systemd.unit(5); GRUB's ``lvmid/`` and ``lvm/`` names are its ``disk/lvm.c``.
+How the device-mapper writes names (hyphens doubled) is libdevmapper's ``dm_build_dm_name``; how systemd writes
+paths in names of units is systemd.unit(5); GRUB's ``lvmid/`` and ``lvm/`` names are its ``disk/lvm.c``.
 """
 
 from __future__ import annotations

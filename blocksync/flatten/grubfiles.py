@@ -1,7 +1,7 @@
 """GRUB's own files: grub.cfg and what it includes, the environment block, and boot loader entries (BLS).
 
-The environment block is 1024 bytes: a comment of one or more lines, ``name=value`` lines, and ``#`` to the end (GRUB's
-manual, "GRUB environment block"); GRUB writes it in place, so its length never changes.
+The environment block is 1024 bytes: a comment of one or more lines, ``name=value`` lines, and ``#`` to the end
+(GRUB's manual, "GRUB environment block"); GRUB writes it in place, so its length never changes.
 """
 
 from __future__ import annotations

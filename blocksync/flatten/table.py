@@ -1,9 +1,9 @@
 """Writing a partition table: exactly the bytes of one, GPT or MBR, and nothing else of the disk.
 
 By us and not by sfdisk, since a bare machine may have neither that nor sgdisk, and since the same plan must give the
-same bytes each time: a pass that resumes compares them with what is there. Formats: UEFI 2.10, section 5.3, for the GPT
-and its protective record; four entries of 16 bytes at 446 for the MBR. Bytes 0 to 439 are the boot loader's and are
-left alone.
+same bytes each time: a pass that resumes compares them with what is there. Formats: UEFI 2.10, section 5.3, for
+the GPT and its protective record; four entries of 16 bytes at 446 for the MBR. Bytes 0 to 439 are the boot
+loader's and are left alone.
 """
 
 from __future__ import annotations

@@ -14,8 +14,10 @@ from __future__ import annotations
 import secrets
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+
+from typing_extensions import ParamSpec
 
 from blocksync.errors import BlocksyncError, IntegrityError, StateDamagedError, StateError
 from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
@@ -30,6 +32,8 @@ MANIFEST_FILE = "manifest"
 # A journal may be this much larger than the claims of the whole disk before it is folded into a new manifest.
 JOURNAL_SLACK_BYTES = 64 << 20
 MAX_NAME_CHARACTERS = 256
+
+P = ParamSpec("P")
 
 
 class SlotStore:
@@ -152,6 +156,11 @@ class SlotStore:
         """The target's mark when the last pass was committed."""
         return self._header.write_mark
 
+    @property
+    def usable(self) -> bool:
+        """Whether no error of the state's disk has been met; afterwards the slot must be opened again."""
+        return self._poison is None
+
     # -- a pass -----------------------------------------------------------------------------------------------
 
     def begin_epoch(self, sender: str, source_identity: str) -> int:
@@ -187,14 +196,14 @@ class SlotStore:
             self._sound()
             count = len(digests) // DIGEST_BYTES
             self._append(RecordKind.CLAIM, b"".join((RUN.pack(first, count), digests, pages)))
-            self.map.claim(first, digests, pages)
+            self._change_map(self.map.claim, first, digests, pages)
 
     def claim_zero(self, first: int, count: int) -> None:
         """Claim blocks that durably read as zeros."""
         with self._lock:
             self._sound()
             self._append(RecordKind.CLAIM_ZERO, RUN.pack(first, count))
-            self.map.claim_zero(first, count)
+            self._change_map(self.map.claim_zero, first, count)
 
     def sync(self) -> None:
         """Make all records appended so far durable.
@@ -301,7 +310,15 @@ class SlotStore:
             part = runs[at : at + per_record]
             self._append(kind, b"".join(RUN.pack(first, count) for first, count in part))
             for first, count in part:
-                self.map.withdraw(first, count)
+                self._change_map(self.map.withdraw, first, count)
+
+    def _change_map(self, change: Callable[P, None], *words: P.args, **more: P.kwargs) -> None:
+        """Follow a record in the map; where that fails (its scratch file is on a disk too) the two differ."""
+        try:
+            change(*words, **more)
+        except BlocksyncError as error:
+            self._poison = error
+            raise
 
     def _rewrite(self, header: Header) -> None:
         """Write a manifest of the map as it is, then start a new journal behind it."""

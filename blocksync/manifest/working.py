@@ -7,12 +7,13 @@ the base, says it all again. Memory therefore does not grow with the disk.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from blocksync.errors import ProtocolError, StateDamagedError
+from blocksync.errors import ProtocolError, StateDamagedError, StateError
 from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
 from blocksync.kernels import DigestKind, fold
 from blocksync.manifest.base import ManifestFile
@@ -256,7 +257,9 @@ class BlockMap:
             if self._scratch is not None and self._folder is not None:
                 self._scratch.close()
                 self._scratch = None
-                self._folder.remove(SCRATCH_FILE)
+                # It means nothing by now, and the next one is begun empty.
+                with contextlib.suppress(StateError):
+                    self._folder.remove(SCRATCH_FILE)
 
     # -- inside, under the lock -------------------------------------------------------------------------------
 
@@ -318,9 +321,11 @@ class BlockMap:
         self._cache[index] = segment
         self._cache.move_to_end(index)
         while len(self._cache) > CACHED_SEGMENTS and (self._folder is not None or not self._dirty):
-            oldest, evicted = self._cache.popitem(last=False)
+            oldest = next(iter(self._cache))
             if oldest in self._dirty:
-                self._spill(oldest, evicted)
+                # Kept until it is written: where the folder is full, what was claimed must not be forgotten.
+                self._spill(oldest, self._cache[oldest])
+            del self._cache[oldest]
 
     def _spill(self, index: int, segment: Segment) -> None:
         assert self._folder is not None
@@ -330,8 +335,9 @@ class BlockMap:
         if index not in self._digests:
             self._digests[index] = fold(self.kind, self.key, payload)
         stride = payload_bytes(self.geometry, self.geometry.segment_blocks)
-        at = self._in_scratch.setdefault(index, len(self._in_scratch) * stride)
+        at = self._in_scratch.get(index, len(self._in_scratch) * stride)
         self._scratch.pwrite(at, payload)
+        self._in_scratch[index] = at
         self._dirty.discard(index)
 
     def _forget(self, index: int) -> None:

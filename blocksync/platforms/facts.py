@@ -23,3 +23,14 @@ class DeviceFacts:
     identity: str
     read_only: bool
     mark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoCounts:
+    """What a disk has done since it is there: requests, 512-byte sectors read, milliseconds that requests took."""
+
+    reads: int
+    read_sectors: int
+    read_ms: int
+    writes: int
+    write_ms: int

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from blocksync.platforms.facts import DeviceFacts
+from blocksync.platforms.facts import DeviceFacts, IoCounts
 
 DIRECT = os.O_DIRECT
 SHADOW_COPIES = False
@@ -31,7 +31,8 @@ _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _MOUNT_ATTR_RDONLY_NOSUID_NODEV_NOEXEC = 1 | 2 | 4 | 8
 _IP_MTU, _IPV6_MTU = 14, 24
 _IOPRIO_WHO_PROCESS = 1
-_IOPRIO_BEST_EFFORT_LOWEST = 2 << 13 | 7
+_IOPRIO_BEST_EFFORT = 2 << 13
+_IOPRIO_BEST_EFFORT_LOWEST = _IOPRIO_BEST_EFFORT | 7
 _SYS_BLOCK = Path("/sys/dev/block")
 # A peer that answers nothing is given up after these.
 _USER_TIMEOUT_MILLISECONDS = 20_000
@@ -305,6 +306,43 @@ def path_mtu(sock: socket.socket) -> int | None:
         return sock.getsockopt(family, option)
     except OSError:
         return None
+
+
+def disk_of(path: str) -> int | None:
+    """The number of the whole disk that a device is, or that a file lies on; None where the system tells none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    number = status.st_rdev or status.st_dev
+    at = _sys(number).resolve()
+    if (at / "partition").exists():
+        number = _number_of(at.parent)
+    return number if _sys(number).exists() else None
+
+
+def io_counts(number: int) -> IoCounts | None:
+    """A disk's counters (Documentation/block/stat.rst); None where there are none."""
+    fields = _text(_sys(number) / "stat").split()
+    if len(fields) < 8:
+        return None
+    reads, _, read_sectors, read_ms, writes, _, _, write_ms = (int(field) for field in fields[:8])
+    return IoCounts(reads=reads, read_sectors=read_sectors, read_ms=read_ms, writes=writes, write_ms=write_ms)
+
+
+def set_priority(nice: int) -> None:
+    """Give all threads of this process a CPU priority, and the IO priority that the kernel derives from it.
+
+    Threads inherit it from the one that starts them. A priority that may not be raised again is left as it is.
+    """
+    call = _SYS_IOPRIO_SET.get(os.uname().machine)
+    for task in os.listdir("/proc/self/task"):
+        try:
+            os.setpriority(os.PRIO_PROCESS, int(task), nice)
+        except OSError:
+            continue  # it has ended, or may only get nicer
+        if call is not None:
+            _libc.syscall(call, _IOPRIO_WHO_PROCESS, int(task), _IOPRIO_BEST_EFFORT | (nice + 20) // 5)
 
 
 def tune_socket(sock: socket.socket) -> None:

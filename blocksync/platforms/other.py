@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from blocksync.platforms.facts import DeviceFacts
+from blocksync.platforms.facts import DeviceFacts, IoCounts
 
 DIRECT = 0
 SHADOW_COPIES = os.name == "nt"
@@ -95,6 +96,21 @@ def detached_mount(_device: str, _kind: str, _options: Iterable[str]) -> int:
 
 def path_mtu(_sock: socket.socket) -> int | None:
     return None
+
+
+def disk_of(_path: str) -> int | None:
+    return None
+
+
+def io_counts(_number: int) -> IoCounts | None:
+    return None
+
+
+def set_priority(nice: int) -> None:
+    """CPU priority where the system has it."""
+    if hasattr(os, "setpriority"):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
 def tune_socket(sock: socket.socket) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -43,7 +44,7 @@ class Message:
         """
         if not isinstance(said, dict):
             raise ProtocolError(f"a {cls.__name__} must be a JSON object")
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
         if "version" in hints and isinstance(said.get("version"), int) and said["version"] != CONTROL_VERSION:
             raise VersionSkewError(
                 f"the sender speaks control protocol {said['version']}, this receiver {CONTROL_VERSION}"
@@ -57,6 +58,9 @@ class Message:
                 raise ProtocolError(f"a {cls.__name__} lacks {name!r}")
             values[name] = _parse(cls.__name__, name, hint, said[name])
         return cls(**values)
+
+
+_hints: Callable[[type], dict[str, Any]] = functools.cache(get_type_hints)
 
 
 def _parse(message: str, name: str, hint: type, value: object) -> Any:

@@ -1,161 +1,149 @@
-"""Holding still: devices suspended and filesystems frozen for a moment, undone also by a watcher if this process
-cannot.
+"""A small process that freezes filesystems and thaws them again, whatever becomes of the one that asked.
 
-Three nets, one below the other: the block's end undoes; the watcher undoes when this process is gone or late; the
-record in ``/run`` lets ``blocksync check --clean`` undo what even the watcher could not, since it was killed too.
+It is a program of its own, run as ``python -I -B watchdog.py``, so that a ``kill -9`` of the sender cannot leave a
+production machine with frozen filesystems: the kernel closes the sender's end of the pipe, and this process thaws. It
+imports the standard library alone, and everything before it freezes anything: a frozen root filesystem can be read,
+but whoever writes to it waits. It locks its memory, so that it cannot be waiting for its own pages.
+
+It reads lines of JSON on stdin and answers each with one on stdout:
+
+* ``{"mounts": [...], "seconds": S, "command": "..." or null}`` → ``{"ready": true}``
+* ``{"freeze": true}`` → ``{"frozen": [...]}``, or ``{"error": ..., "mount": ..., "errno": N}`` with nothing left frozen
+* ``{"thaw": true}``, the end of stdin, a signal, or ``seconds`` after the freeze → thaws, runs ``command`` (the
+  post-final hook), answers ``{"thawed": [...], "held": bool, "status": N}`` and exits. ``held`` is false where
+  somebody else, or the time limit, had thawed before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from types import TracebackType
+import time
 
-from typing_extensions import Self
-
-from blocksync.errors import SnapshotError, from_os_error
-from blocksync.platforms import devicemapper
-from blocksync.platforms.watcher import KEPT, READY, undo
-from blocksync.snapshots.records import Records
-
-START_SECONDS = 30.0
-ANSWER_SECONDS = 10.0
-_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from blocksync.platforms.watcher import main; main()"
-_PACKAGE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# linux/fs.h: _IOWR('X', 119, int) and _IOWR('X', 120, int)
+FIFREEZE = 0xC0045877
+FITHAW = 0xC0045878
+MCL_CURRENT, MCL_FUTURE = 1, 2
+COMMAND_SECONDS = 600.0
 
 
-class Stillness:
-    """What one process holds still.
+class _Frozen:
+    """The mounts this process froze, newest last."""
 
-    Args:
-        transfer: whose record it is; that record exists.
-        records: where.
-        seconds: after which the watcher undoes everything by itself.
+    def __init__(self) -> None:
+        self.held: list[tuple[str, int]] = []
 
-    Raises:
-        SnapshotError: the watcher does not start; nothing was suspended.
-    """
-
-    def __init__(self, transfer: str, records: Records, *, seconds: float) -> None:
-        self._transfer = transfer
-        self._records = records
-        self._seconds = seconds
-        self._suspended: list[str] = []
-        self._frozen: list[str] = []
+    def freeze(self, mounts: list[str]) -> dict[str, object]:
         try:
-            self._watcher = subprocess.Popen(
-                [sys.executable, "-c", _CODE, _PACKAGE_FOLDER],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            opened = [(mount, os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) for mount in mounts]
+            for mount, descriptor in opened:
+                try:
+                    fcntl.ioctl(descriptor, FIFREEZE, 0)
+                except OSError as error:
+                    self.thaw()
+                    return {"error": os.strerror(error.errno or 0), "mount": mount, "errno": error.errno or 0}
+                self.held.append((mount, descriptor))
         except OSError as error:
-            raise from_os_error(error, SnapshotError, "cannot start the watcher") from error
-        try:
-            self._hear(READY, START_SECONDS)
-        except BaseException:
-            self._end()
-            raise
+            self.thaw()
+            return {"error": os.strerror(error.errno or 0), "mount": str(error.filename), "errno": error.errno or 0}
+        return {"frozen": [mount for mount, _ in self.held]}
 
-    def suspend(self, name: str) -> None:
-        """Suspend a device-mapper device.
-
-        Raises:
-            SnapshotError: the kernel refuses.
-        """
-        self._suspended.append(name)
-        self._announce()
-        try:
-            devicemapper.suspend(name)
-        except OSError as error:
-            raise from_os_error(error, SnapshotError, f"cannot suspend {name}") from error
-
-    def freeze(self, mount_point: str) -> None:
-        """Freeze a filesystem.
-
-        Raises:
-            SnapshotError: the kernel refuses, which it does where somebody else has frozen it.
-        """
-        self._announce(mount_point)
-        try:
-            devicemapper.freeze(mount_point)
-        except OSError as error:
-            # What somebody else has frozen is not ours to thaw.
-            self._announce()
-            raise from_os_error(error, SnapshotError, f"cannot freeze the filesystem at {mount_point}") from error
-        self._frozen.append(mount_point)
-
-    def check(self) -> None:
-        """Make sure that all is still held.
-
-        Raises:
-            SnapshotError: the watcher has undone it, since it took too long.
-        """
-        self._announce()
-
-    def release(self) -> None:
-        """Undo everything; may be called twice."""
-        undo(self._suspended, self._frozen)
-        self._suspended, self._frozen = [], []
-        with contextlib.suppress(SnapshotError):
-            self._announce()
-        self._end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    def _announce(self, *more: str) -> None:
-        frozen = [*self._frozen, *more]
-        self._records.update(self._transfer, suspended=tuple(self._suspended), frozen=tuple(frozen))
-        told = {"suspended": self._suspended, "frozen": frozen, "seconds": self._seconds}
-        assert self._watcher.stdin is not None
-        try:
-            os.write(self._watcher.stdin.fileno(), json.dumps(told).encode() + b"\n")
-        except OSError as error:
-            raise from_os_error(error, SnapshotError, "the watcher is gone") from error
-        self._hear(KEPT, ANSWER_SECONDS)
-
-    def _hear(self, wanted: bytes, seconds: float) -> None:
-        assert self._watcher.stdout is not None
-        heard = b""
-        while len(heard) < len(wanted):
-            if not select.select([self._watcher.stdout], [], [], seconds)[0]:
-                raise SnapshotError("the watcher does not answer")
-            piece = os.read(self._watcher.stdout.fileno(), len(wanted) - len(heard))
-            if not piece:
-                raise SnapshotError("the watcher is gone")
-            heard += piece
-        if heard != wanted:
-            raise SnapshotError(
-                f"it took more than {self._seconds:.0f} s, so what was suspended runs again",
-                remedy="try again when the machine is less busy",
-            )
-
-    def _end(self) -> None:
-        assert self._watcher.stdin is not None
-        assert self._watcher.stdout is not None
-        self._watcher.stdin.close()
-        self._watcher.stdout.close()
-        try:
-            self._watcher.wait(ANSWER_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._watcher.kill()
-            self._watcher.wait()
+    def thaw(self) -> tuple[list[str], bool]:
+        """Thaw in the opposite order; whether each of them was still frozen."""
+        thawed, held = [], True
+        while self.held:
+            mount, descriptor = self.held.pop()
+            try:
+                fcntl.ioctl(descriptor, FITHAW, 0)
+            except OSError:
+                held = False  # EINVAL: somebody thawed it meanwhile
+            thawed.append(mount)
+            os.close(descriptor)
+        return thawed, held
 
 
-@contextlib.contextmanager
-def holding(transfer: str, records: Records, *, seconds: float) -> Iterator[Stillness]:
-    """A record and a watcher for a block of code; all is undone at its end."""
-    with records.running(transfer), Stillness(transfer, records, seconds=seconds) as still:
-        yield still
+class _Lines:
+    """Lines of stdin with a deadline; None at its end or when the time is over."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def next(self, until: float | None) -> bytes | None:
+        while b"\n" not in self._buffer:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            ready, _, _ = select.select([0], [], [], left)
+            part = os.read(0, 65536) if ready else b""
+            if not part:
+                return None
+            self._buffer += part
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+
+def _say(answer: dict[str, object]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+def _stop(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(command: str | None) -> int:
+    if not command:
+        return 0
+    try:
+        return subprocess.run(
+            ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=2, timeout=COMMAND_SECONDS, check=False
+        ).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return 124
+
+
+def main() -> int:
+    """Serve one freeze; see the module's text."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_FUTURE)
+    frozen, lines = _Frozen(), _Lines()
+    command: str | None = None
+    on_time = True
+    try:
+        first = lines.next(None)
+        if first is None:
+            return 0
+        wanted = json.loads(first)
+        command = wanted["command"]
+        _say({"ready": True})
+        until = None
+        while True:
+            line = lines.next(until)
+            if line is None:
+                on_time = until is None or time.monotonic() < until
+                break
+            said = json.loads(line)
+            if said.get("thaw"):
+                break
+            answer = frozen.freeze(wanted["mounts"])
+            until = time.monotonic() + wanted["seconds"]
+            _say(answer)
+    except KeyboardInterrupt:
+        on_time = False
+    finally:
+        thawed, held = frozen.thaw()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _say({"thawed": thawed, "held": held and on_time, "status": _run(command)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

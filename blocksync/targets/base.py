@@ -13,6 +13,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from blocksync.errors import TargetError
 from blocksync.extents import Extent
 
 
@@ -108,6 +109,16 @@ class Target(abc.ABC):
         """
         del size
         return None
+
+    def twin(self) -> Target:
+        """The same disk through a descriptor of its own, which learns of each failed sync by itself.
+
+        For the parts of a disk that is held by this target: the twin claims nothing and must not outlive it.
+
+        Raises:
+            TargetError: it was replaced meanwhile, or its kind cannot be divided.
+        """
+        raise TargetError(f"the target {self.name} cannot be divided", remedy="use an image file or a block device")
 
     @abc.abstractmethod
     def close(self) -> None:

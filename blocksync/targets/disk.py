@@ -1,8 +1,8 @@
 """Image files and block devices as targets.
 
 Both go through the page cache: a window's writes are handed over at once and made durable by one ``fdatasync``,
-which is what the order of claims is built on. Devices are opened with O_EXCL, which the kernel refuses where something
-is mounted or stacked; files are locked, so that two of ours cannot write one image.
+which is what the order of claims is built on. Devices are opened with O_EXCL, which the kernel refuses where
+something is mounted or stacked; files are locked, so that two of ours cannot write one image.
 """
 
 from __future__ import annotations
@@ -217,6 +217,9 @@ class FileTarget(_DescriptorTarget):
             self.close()
             raise TargetRefusedError(f"the target {self.name} was replaced while it was being written to")
 
+    def twin(self) -> Target:
+        return _FileTwin(self, self._path)
+
     def write_mark(self) -> str:
         try:
             status = os.fstat(self._descriptor)
@@ -292,8 +295,53 @@ class DeviceTarget(_DescriptorTarget):
             self.close()
             raise TargetRefusedError(f"the target {self.name} was replaced while it was being written to")
 
+    def twin(self) -> Target:
+        return _DeviceTwin(self, self._path)
+
     def write_mark(self) -> str:
         try:
             return device_facts(self._descriptor).mark
         except OSError:
             return ""
+
+
+class _FileTwin(FileTarget):
+    """An image file that another target of ours holds."""
+
+    def __init__(self, held: FileTarget, path: str) -> None:
+        self.name, self._path, self.size = held.name, path, held.size
+        self.sector_bytes, self.identity, self.capabilities = held.sector_bytes, held.identity, held.capabilities
+        self._open()
+        status = os.fstat(self._descriptor)
+        if f"file:{os.path.realpath(self._path)}:{status.st_dev}:{status.st_ino}" != self.identity:
+            self.close()
+            raise TargetRefusedError(f"the target {self.name} was replaced while it was being written to")
+
+    def _open(self) -> None:
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise from_os_error(error, TargetError, f"cannot open the target {self.name}") from error
+
+
+class _DeviceTwin(DeviceTarget):
+    """A device that another target of ours holds; opened without O_EXCL, which that one has."""
+
+    def __init__(self, held: DeviceTarget, path: str) -> None:
+        self.name, self._path, self.size = held.name, path, held.size
+        self.sector_bytes, self.identity, self.capabilities = held.sector_bytes, held.identity, held.capabilities
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise from_os_error(error, TargetError, f"cannot open the target {self.name}") from error
+        try:
+            facts = device_facts(self._descriptor)
+        except OSError as error:
+            self.close()
+            raise from_os_error(error, TargetError, f"cannot use the target {self.name}") from error
+        if facts.identity != self.identity:
+            self.close()
+            raise TargetRefusedError(f"the target {self.name} was replaced while it was being written to")

@@ -36,7 +36,12 @@ def test_the_objects_have_the_fields_of_the_page() -> None:
     assert said["step"] == {field.name for field in dataclasses.fields(Step)}
     assert said["error"] == {"code", "exit_code", "message", "remedy", "safe"}
     assert said["disk"] == {field.name for field in dataclasses.fields(DiskOutcome)}
-    assert set(said) == {"progress", "listening", "step", "disk", "error", "result", *HAPPENINGS}
+    assert set(said) == {"progress", "listening", "step", "disk", "error", "result", *HAPPENINGS} | {
+        "transfer",
+        "state",
+        "pass",
+        "verified",
+    }
 
 
 def test_the_exit_codes_are_those_of_the_errors_and_of_the_help() -> None:

@@ -15,8 +15,10 @@ from blocksync.engine.group import Group, Member, match_slots
 from blocksync.errors import (
     GroupIncompleteError,
     InterruptedTransferError,
+    PeerError,
     SourceError,
     TargetRefusedError,
+    TrustError,
     UsageError,
 )
 from blocksync.extents import Extent
@@ -71,7 +73,6 @@ def test_sources_find_their_slots(named: list[tuple[str, str]], offered: list[st
     [
         ([("x", ""), ("y", "")], ["a", "b", "c"]),
         ([("x", ""), ("y", "")], ["a"]),
-        ([("x", "")], []),
         ([("x", "a"), ("x", "b")], ["a", "b"]),
         ([("x", "a"), ("y", "a")], ["a", "b"]),
     ],
@@ -79,6 +80,10 @@ def test_sources_find_their_slots(named: list[tuple[str, str]], offered: list[st
 def test_what_order_does_not_tell_is_refused(named: list[tuple[str, str]], offered: list[str]) -> None:
     with pytest.raises(UsageError):
         match_slots(named, offered)
+    with pytest.raises(PeerError, match="several slots: a, b"):
+        match_slots([("x", "")], ["a", "b"])
+    with pytest.raises(TrustError):
+        match_slots([("x", "")], [])
 
 
 def test_two_disks_go_as_one_transfer(there: Receiver) -> None:

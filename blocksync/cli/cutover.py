@@ -1,0 +1,237 @@
+"""``blocksync send`` beyond a single pass: its options, what is told on the way, and the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from blocksync.cli.parameters import PATH, duration, schedule, sized
+from blocksync.cli.quantities import show_rate, show_seconds, show_size
+from blocksync.cli.session import Session
+from blocksync.errors import SourceError
+from blocksync.limits import Limits, Schedule
+from blocksync.options import DiskOutcome, SendOptions, SendResult, TransferEvent, TransferOptions
+
+if TYPE_CHECKING:
+    from blocksync.transfers.figures import TransferResult
+
+MAX_RANGES_SHOWN = 20
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CUTOVER = (
+    click.option("--follow", type=duration(1.0), metavar="TIME", help="Pass again and again, so far apart (15m)."),
+    click.option(
+        "--until-converged",
+        type=duration(0.1),
+        metavar="TIME",
+        help="Pass until the next pass is predicted to be this short (30s).",
+    ),
+    click.option("--final", is_flag=True, help="End with a pass while the source stands still."),
+    click.option(
+        "--pre-final", default="", metavar="CMD", help="Makes it stand still; else its mounts are frozen."
+    ),
+    click.option("--post-final", default="", metavar="CMD", help="Always run after it, also when this is killed."),
+    click.option(
+        "--freeze-limit",
+        type=duration(1.0),
+        default="10m",
+        show_default=True,
+        metavar="TIME",
+        help="Let the source go after this long, whatever is still going on.",
+    ),
+    click.option("--verify", is_flag=True, help="Then read both sides whole and compare."),
+    click.option(
+        "--validity",
+        type=click.IntRange(7, 90),
+        default=30,
+        show_default=True,
+        metavar="DAYS",
+        help="When the transfer expires if nobody touches it.",
+    ),
+    click.option("--receipt", type=PATH, metavar="FILE", help="Write the signed receipt there too."),
+)
+
+
+def limit_options(function: F) -> F:
+    """``--bwlimit``, ``--read-limit``, ``--max-latency`` and ``--nice``."""
+    for option in (
+        click.option(
+            "--nice", type=click.IntRange(0, 19), metavar="N", help="CPU and IO priority, to 19 (lowest)."
+        ),
+        click.option(
+            "--max-latency",
+            type=duration(),
+            metavar="TIME",
+            help="Back off while the source's other IO waits longer (20ms).",
+        ),
+        click.option("--read-limit", type=sized(0), metavar="RATE", help="Bytes a second read from the source."),
+        click.option(
+            "--bwlimit",
+            type=schedule,
+            metavar="RATE",
+            help="Bytes a second on the wire, as 10M; by time of day as 08:00-18:00=20M,else=0.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def cutover_options(function: F) -> F:
+    """Following, convergence and the final pass."""
+    for option in reversed(_CUTOVER):
+        function = option(function)
+    return function
+
+
+def transfer_options(
+    session: Session,
+    send: SendOptions,
+    *,
+    follow: float | None,
+    until_converged: float | None,
+    final: bool,
+    pre_final: str,
+    post_final: str,
+    freeze_limit: float,
+    verify: bool,
+    validity: int,
+    receipt: Path | None,
+    bwlimit: Schedule | None,
+    read_limit: int | None,
+    max_latency: float | None,
+    nice: int | None,
+) -> TransferOptions:
+    """What the options mean together."""
+    return TransferOptions(
+        send=send,
+        follow=follow,
+        until_converged=until_converged,
+        final=final,
+        pre_final=pre_final,
+        post_final=post_final,
+        freeze_seconds=freeze_limit,
+        verify=verify,
+        validity_days=validity,
+        limits=Limits(
+            bandwidth=bwlimit or Schedule(), read=read_limit or 0, max_latency=max_latency or 0.0, nice=nice
+        ),
+        receipt=receipt,
+        on_event=lambda event: tell_event(session, event),
+    )
+
+
+def tell_event(session: Session, event: TransferEvent) -> None:
+    """Something that happened to the transfer."""
+    facts: dict[str, Any] = dict(event.facts)
+    lines: list[str] = []
+    if event.kind == "pass":
+        predicted = facts["predicted_next"]
+        then = f"; the next one would take {show_seconds(predicted)}" if predicted is not None else ""
+        changed = show_size(facts["changed"])
+        lines.append(f"pass {facts['number']}: {changed} changed, {show_seconds(facts['seconds'])}{then}")
+    elif event.kind == "state" and facts["until"]:
+        when = time.strftime("%H:%M:%S", time.localtime(facts["until"]))
+        session.output.note(f"waiting until {when} for the next pass")
+    session.output.event(event.kind, {"transfer": event.transfer, **facts}, *lines)
+
+
+def tell_disks(session: Session, outcomes: Sequence[object]) -> None:
+    """What became of each disk of a transfer of several."""
+    for outcome in outcomes:
+        assert isinstance(outcome, DiskOutcome)
+        facts = dataclasses.asdict(outcome)
+        if outcome.result is None:
+            session.output.event("disk", facts, f"{outcome.source}: NOT committed: {outcome.error}")
+            continue
+        lines = summary(outcome.result, f"slot {outcome.slot}")
+        session.output.event("disk", facts, f"{outcome.source}: {lines[0]}", *(f"  {line}" for line in lines[1:]))
+
+
+def conclude(session: Session, result: TransferResult, to: str) -> None:
+    """The end of a transfer's run."""
+    facts = dataclasses.asdict(result)
+    last = _last_words(result, to)
+    if len(result.disks) > 1:
+        tell_disks(session, result.disks)
+        words = f"{len(result.disks)} disks committed in {show_seconds(result.seconds)}"
+        session.output.result({"command": "send", **facts}, words, *last)
+        return
+    sent = result.disks[0].result
+    assert sent is not None
+    del facts["disks"]
+    own = dataclasses.asdict(sent)
+    session.output.result(
+        {"command": "send", **facts, **own, "consistency": result.consistency},
+        *summary(sent, f"slot {sent.slot}"),
+        *last,
+    )
+
+
+def _last_words(result: TransferResult, to: str) -> list[str]:
+    lines = []
+    if result.state == "finished":
+        lines.append(f"final pass done: the target is as the source was ({result.consistency} consistent)")
+    for slot, identical in result.verified.items():
+        lines.append(f"{'identical' if identical else 'DIFFERENT'}: slot {slot}")
+    if not result.verified:
+        names = [outcome.source for outcome in result.disks]
+        what = f"{names[0]} --to {to}" if len(names) == 1 else f"SOURCE --to {to} --slot SLOT"
+        sent = [outcome.result for outcome in result.disks if outcome.result is not None]
+        worst = next((each for each in sent if each.unreadable), sent[0])
+        lines.extend(less_than_identical(worst, f"blocksync verify {what}"))
+    if result.receipt:
+        lines.append(f"receipt: {result.receipt}")
+    return lines
+
+
+def less_than_identical(result: SendResult, verify: str) -> list[str]:
+    """What a committed pass does not say, and the command that does."""
+    if result.unreadable:
+        return ["the copy is not identical: of what could not be read it holds zeros"]
+    return [f"transferred is less than identical: {verify} proves that"]
+
+
+def end_of(*results: SendResult | None) -> int:
+    """The exit code of committed passes: that of a source error where something was given up."""
+    return SourceError.exit_code if any(result and result.unreadable for result in results) else 0
+
+
+def summary(result: SendResult, where: str) -> list[str]:
+    """A committed pass in words.
+
+    Args:
+        result: of it.
+        where: it went.
+    """
+    rate = f" ({show_rate(result.size / result.seconds)})" if result.seconds else ""
+    sent = f"sent {show_size(result.changed)} of data and {show_size(result.zero)} as zeros"
+    lines = [
+        f"{result.kind} pass to {where} committed as generation {result.generation}",
+        f"{show_size(result.size)} in {show_seconds(result.seconds)}{rate}",
+        f"read {show_size(result.read)}, {sent}, {show_size(result.wire)} on the wire",
+    ]
+    if result.resumed:
+        lines.append(f"resumed: {show_size(result.resumed)} were durable already")
+    if result.retries:
+        lines.append(f"connections that broke on the way: {result.retries}")
+    if result.resent:
+        lines.append(f"sent again as whole blocks: {show_size(result.resent)}")
+    lines.extend(_unreadable(result))
+    return lines
+
+
+def _unreadable(result: SendResult) -> list[str]:
+    if not result.unreadable:
+        return []
+    lost = sum(length for _, length in result.unreadable)
+    lines = [f"{show_size(lost)} in {len(result.unreadable)} ranges could not be read:"]
+    lines += [f"  offset {offset}, length {length}" for offset, length in result.unreadable[:MAX_RANGES_SHOWN]]
+    if len(result.unreadable) > MAX_RANGES_SHOWN:
+        lines.append(f"  and {len(result.unreadable) - MAX_RANGES_SHOWN} more, which --json lists")
+    return lines

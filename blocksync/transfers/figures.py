@@ -1,0 +1,133 @@
+"""What people ask of a transfer: the age of the target's content, the change rate, the length of the pause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from blocksync.options import DiskOutcome
+from blocksync.transfers.convergence import PassFigures, change_rate, next_seconds
+from blocksync.transfers.record import PassRecord, TransferRecord
+from blocksync.transfers.states import TransferState, expires_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferStatus:
+    """A transfer as it is now. Times in seconds, those named as moments since 1970; amounts in bytes.
+
+    Args:
+        state: one of :class:`~blocksync.transfers.states.TransferState`; ``stopped`` also for one whose process
+            was killed.
+        running: whether a process works on it.
+        lag: age of the target's content: since the beginning of the last committed pass of the disk that is furthest
+            behind; None before every disk has one.
+        change_rate: bytes a second that the source changes; None before two passes are there.
+        predicted_pause: how long a final pass would take now; None before it can be told.
+        moments: of the running pass, by slot, as :class:`~blocksync.options.Progress` has them.
+    """
+
+    id: str
+    to: str
+    state: str
+    running: bool
+    disks: tuple[dict[str, Any], ...]
+    created: float
+    touched: float
+    expires: float
+    until: float
+    mode: str
+    pass_count: int
+    lag: float | None
+    change_rate: float | None
+    predicted_pause: float | None
+    fault: dict[str, Any] | None
+    receipt: str
+    passes: tuple[dict[str, Any], ...] = ()
+    limits: dict[str, Any] | None = None
+    moments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferResult:
+    """How a transfer's run ended; see :class:`TransferStatus` for the figures.
+
+    Args:
+        passes: committed in this run.
+        disks: of the last pass.
+        verified: by slot, whether both sides were identical; empty where nothing was verified.
+        consistency: of the last pass, the weakest of all disks: ``live``, ``crash`` or ``application``.
+        receipt: path of the signed receipt; empty where there is none.
+    """
+
+    transfer: str
+    state: str
+    passes: int
+    seconds: float
+    consistency: str
+    predicted_pause: float | None
+    disks: tuple[DiskOutcome, ...] = ()
+    verified: dict[str, bool] = field(default_factory=dict)
+    receipt: str = ""
+
+
+def whole_passes(passes: Sequence[PassRecord]) -> list[PassFigures]:
+    """The passes of all disks together."""
+    by_number: dict[int, list[PassRecord]] = {}
+    for each in passes:
+        by_number.setdefault(each.number, []).append(each)
+    return [
+        PassFigures(
+            began=min(disk.began for disk in disks),
+            seconds=max(disk.seconds for disk in disks),
+            changed=sum(disk.changed for disk in disks),
+            full=any(disk.kind == "full" for disk in disks),
+        )
+        for _, disks in sorted(by_number.items())
+    ]
+
+
+def lag(record: TransferRecord, now: float) -> float | None:
+    """Age of the target's content in seconds; see :class:`TransferStatus`."""
+    newest: dict[str, float] = {}
+    for each in record.passes:
+        newest[each.slot] = max(each.began, newest.get(each.slot, 0.0))
+    if any(disk.slot not in newest for disk in record.disks):
+        return None
+    return max(0.0, now - min(newest[disk.slot] for disk in record.disks))
+
+
+def status_of(
+    record: TransferRecord, now: float, *, running: bool, told: dict[str, Any] | None = None
+) -> TransferStatus:
+    """A record in figures.
+
+    Args:
+        running: whether a process answers for it.
+        told: what that process says.
+    """
+    figures = whole_passes(record.passes)
+    busy = {TransferState.PREPARING, TransferState.SYNCING, TransferState.PROCESSING}
+    state = record.state if running or record.state not in busy else TransferState.STOPPED
+    told = told or {}
+    return TransferStatus(
+        id=record.id,
+        to=record.to,
+        state=state.value,
+        running=running,
+        disks=tuple(asdict(disk) for disk in record.disks),
+        created=record.created,
+        touched=record.touched,
+        expires=expires_at(record.touched, record.validity_days),
+        until=record.until if running else 0.0,
+        mode=record.mode,
+        pass_count=record.pass_count,
+        lag=lag(record, now),
+        change_rate=change_rate(figures),
+        predicted_pause=next_seconds(figures),
+        fault=asdict(record.fault) if record.fault else None,
+        receipt=record.receipt,
+        passes=tuple(asdict(each) for each in record.passes),
+        limits=told.get("limits"),
+        moments=told.get("moments", {}),
+    )
