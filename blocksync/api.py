@@ -441,11 +441,15 @@ def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | Non
     token = cancel or Cancel()
     with _opened(source) as disk, _reached(options) as reach:
         try:
-            return Verifier(disk, reach.control, options.slot, options.progress, token).run()
+            return Verifier(
+                disk, reach.control, options.slot, options.progress, token, all_blocks=options.all_blocks
+            ).run()
         except TrustError as error:
             if not reach.pair_again(error):
                 raise
-            return Verifier(disk, reach.control, options.slot, options.progress, token).run()
+            return Verifier(
+                disk, reach.control, options.slot, options.progress, token, all_blocks=options.all_blocks
+            ).run()
 
 
 def estimate(

@@ -15,6 +15,7 @@ class ExtentKind(enum.Enum):
     DATA = "data"  # must be read to know what it holds
     ZERO = "zero"  # reads as zeros, allocated
     HOLE = "hole"  # reads as zeros, not allocated
+    UNUSED = "unused"  # belongs to nothing that is kept: what it holds does not matter, so it is not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Extent:
 
     @property
     def reads_as_zeros(self) -> bool:
-        return self.kind is not ExtentKind.DATA
+        return self.kind in (ExtentKind.ZERO, ExtentKind.HOLE)
 
 
 def merge(extents: Iterable[Extent]) -> Iterator[Extent]:
@@ -55,8 +56,9 @@ def merge(extents: Iterable[Extent]) -> Iterator[Extent]:
 def align(extents: Iterable[Extent], unit: int, size: int) -> Iterator[Extent]:
     """Round extents to whole units so that together they cover ``[0, size)``.
 
-    A unit that holds any data is data; a unit is a hole only when every byte of it is a hole. Gaps in the
-    input count as holes. Data grows, holes shrink: the result may read too much, never too little.
+    A unit is a hole only when every byte of it is a hole, and unused only when every byte of it is unused; any other
+    unit is data. Gaps in the input count as holes. Data grows, all else shrinks: the result may read too much, never
+    too little.
 
     Args:
         extents: sorted, without overlap, within ``[0, size)``.
@@ -68,23 +70,57 @@ def align(extents: Iterable[Extent], unit: int, size: int) -> Iterator[Extent]:
 
 def _align(extents: Iterable[Extent], unit: int, size: int) -> Iterator[Extent]:
     done = 0  # all units below this offset have been given out
-    for extent in extents:
+    # Neighbours are joined first: several of one kind may cover a unit together.
+    for extent in merge(extents):
         if extent.kind is ExtentKind.HOLE:
             continue
-        start = extent.offset // unit * unit
-        end = min(-(-extent.end // unit) * unit, size)
-        start = max(start, done)
-        if start >= end:
-            continue
-        if start > done:
-            yield Extent(done, start - done, ExtentKind.HOLE)
-        kind = extent.kind
-        whole = extent.offset <= start and extent.end >= end
-        # A zero extent that covers its units only in part may share them with data: read those.
-        yield Extent(start, end - start, kind if whole else ExtentKind.DATA)
-        done = end
+        for start, end, kind in _rounded(extent, unit, size):
+            start = max(start, done)  # noqa: PLW2901 - the unit may have been given out with the one before
+            if start >= end:
+                continue
+            if start > done:
+                yield Extent(done, start - done, ExtentKind.HOLE)
+            yield Extent(start, end - start, kind)
+            done = end
     if done < size:
         yield Extent(done, size - done, ExtentKind.HOLE)
+
+
+def _rounded(extent: Extent, unit: int, size: int) -> Iterator[tuple[int, int, ExtentKind]]:
+    """``(start, end, kind)`` of the units that an extent touches: those it covers in part are data."""
+    first, stop = extent.offset // unit * unit, min(-(-extent.end // unit) * unit, size)
+    start, end = -(-extent.offset // unit) * unit, extent.end if extent.end >= size else extent.end // unit * unit
+    if extent.kind is ExtentKind.DATA or start >= end:
+        yield first, stop, ExtentKind.DATA
+        return
+    yield first, start, ExtentKind.DATA
+    yield start, end, extent.kind
+    yield end, stop, ExtentKind.DATA
+
+
+def overlay(extents: Iterable[Extent], used: Iterable[tuple[int, int]], size: int) -> Iterator[Extent]:
+    """What a disk says of itself where a map calls it used; all else is unused, whatever the disk says of it.
+
+    Args:
+        extents: of the disk, covering ``[0, size)``.
+        used: byte ranges ``(start, end)``, sorted, without overlap, within ``[0, size)``.
+        size: of the disk, in bytes.
+    """
+    return merge(_overlay(extents, used, size))
+
+
+def _overlay(extents: Iterable[Extent], used: Iterable[tuple[int, int]], size: int) -> Iterator[Extent]:
+    ranges = iter(used)
+    start, end = next(ranges, (size, size))
+    for extent in extents:
+        at = extent.offset
+        while at < extent.end:
+            while end <= at and end < size:
+                start, end = next(ranges, (size, size))
+            inside = start <= at < end
+            until = min(extent.end, end if inside else max(start, at + 1))
+            yield Extent(at, until - at, extent.kind if inside else ExtentKind.UNUSED)
+            at = until
 
 
 def cover(extents: Iterable[Extent], size: int) -> Iterator[Extent]:

@@ -84,6 +84,7 @@ class SendOptions:
         retry_seconds: how long to go on trying without progress.
         replace: consent that another source's disk replaces what the slot holds.
         rescue: go on after what cannot be read: it is listed in the result, and zeros on the target.
+        all_blocks: read every block, also those that no file uses.
         progress: called from a thread of ours, about once a second.
     """
 
@@ -100,6 +101,7 @@ class SendOptions:
     retry_seconds: float = DEFAULT_RETRY_SECONDS
     replace: bool = False
     rescue: bool = False
+    all_blocks: bool = False
     progress: ProgressCallback | None = None
 
 
@@ -166,6 +168,7 @@ class CopyOptions:
     block_bytes: int = 64 << 10
     replace: bool = False
     rescue: bool = False
+    all_blocks: bool = False
     progress: ProgressCallback | None = None
 
 
@@ -176,6 +179,7 @@ class VerifyOptions:
     code: str | None = None
     ask_code: AskCode | None = None
     state_dir: Path | None = None
+    all_blocks: bool = False
     progress: ProgressCallback | None = None
 
 
@@ -192,6 +196,8 @@ class SendResult:
         retries: connections that broke on the way.
         root: hex root of the digest tree that both ends agreed on.
         consistency: ``live``, ``crash`` or ``application``.
+        unused: bytes that no file uses, as the filesystems' allocation maps say, and that were therefore not read.
+        notes: why what is not covered by a map was read as a whole.
         unreadable: with ``rescue``, ``(offset, length)`` of what could not be read, in bytes: zeros on the target.
     """
 
@@ -212,6 +218,8 @@ class SendResult:
     root: str
     consistency: str
     unreadable: tuple[tuple[int, int], ...] = ()
+    unused: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +311,8 @@ class VerifyResult:
     Args:
         differing: ``(offset, length)`` in bytes, at most ``MAX_DIFFERING_RANGES`` of them.
         differing_bytes: in all, also where the list was cut.
+        unused: bytes that no file uses and that were not compared; 0 where every byte was.
+        notes: why what is not covered by a filesystem's map was compared as a whole.
     """
 
     slot: str
@@ -311,6 +321,8 @@ class VerifyResult:
     seconds: float
     differing: tuple[tuple[int, int], ...] = ()
     differing_bytes: int = 0
+    unused: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import click
 from blocksync.cli.cutover import end_of, summary
 from blocksync.cli.display import showing
 from blocksync.cli.parameters import block_size, common
-from blocksync.cli.sending import rescue_option
+from blocksync.cli.sending import all_blocks_option, rescue_option
 from blocksync.cli.session import Session
 from blocksync.errors import TargetError, UsageError
 from blocksync.options import CopyOptions, Digest
@@ -34,6 +34,7 @@ from blocksync.options import CopyOptions, Digest
 )
 @click.option("--replace", is_flag=True, help="Let this disk replace the copy of another one in TARGET.")
 @rescue_option
+@all_blocks_option
 @common()
 def copy(
     session: Session,
@@ -45,6 +46,7 @@ def copy(
     block_size: int,
     replace: bool,
     rescue: bool,
+    all_blocks: bool,
     state_dir: Path | None,
 ) -> int:
     """Make one pass from SOURCE to TARGET on this machine.
@@ -64,6 +66,7 @@ def copy(
             block_bytes=block_size,
             replace=replace,
             rescue=rescue,
+            all_blocks=all_blocks,
             progress=display,
         )
         try:

@@ -216,6 +216,9 @@ def summary(result: SendResult, where: str) -> list[str]:
         f"{show_size(result.size)} in {show_seconds(result.seconds)}{rate}",
         f"read {show_size(result.read)}, {sent}, {show_size(result.wire)} on the wire",
     ]
+    if result.unused:
+        lines.append(f"left out {show_size(result.unused)} that no file uses")
+    lines.extend(f"note: {note}" for note in result.notes)
     if result.resumed:
         lines.append(f"resumed: {show_size(result.resumed)} were durable already")
     if result.retries:

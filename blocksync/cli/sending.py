@@ -41,6 +41,9 @@ def receiver_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+all_blocks_option = click.option(
+    "--all-blocks", is_flag=True, help="Also what no file uses, as the filesystems say. [default: used blocks only]"
+)
 rescue_option = click.option(
     "--rescue",
     is_flag=True,
@@ -81,6 +84,7 @@ rescue_option = click.option(
 )
 @click.option("--replace", is_flag=True, help="Let this disk replace the copy of another one in the slot.")
 @rescue_option
+@all_blocks_option
 @cutover_options
 @limit_options
 @common()
@@ -99,6 +103,7 @@ def send(
     retry: float,
     replace: bool,
     rescue: bool,
+    all_blocks: bool,
     **more: Any,
 ) -> int:
     """Make one pass from SOURCE to a receiver, or follow it; several disks of one machine go as one transfer.
@@ -124,6 +129,7 @@ def send(
             retry_seconds=retry,
             replace=replace,
             rescue=rescue,
+            all_blocks=all_blocks,
             progress=display,
         )
         wanted = transfer_options(session, options, **more)

@@ -12,7 +12,7 @@ from blocksync.cli.codes import asker, given_code
 from blocksync.cli.display import showing
 from blocksync.cli.parameters import common
 from blocksync.cli.quantities import show_seconds, show_size
-from blocksync.cli.sending import receiver_options
+from blocksync.cli.sending import all_blocks_option, receiver_options
 from blocksync.cli.session import Session
 from blocksync.errors import IntegrityError
 from blocksync.options import VerifyOptions
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source")
 @receiver_options
+@all_blocks_option
 @common()
 def verify(
     session: Session,
@@ -33,8 +34,11 @@ def verify(
     code: str | None,
     code_file: Path | None,
     state_dir: Path | None,
+    all_blocks: bool,
 ) -> int:
-    """Read SOURCE and its copy whole and compare; exit 0 where they are identical, 9 where they differ.
+    """Read SOURCE and its copy and compare; exit 0 where they are identical, 9 where they differ.
+
+    What no file uses, as clean filesystems say, is left out unless --all-blocks asks for it: a pass leaves it out too.
 
     The ranges that differ are named by offset and length in bytes.
     """
@@ -43,7 +47,13 @@ def verify(
     given = given_code(session, to, code, code_file)
     with session.cancellable() as cancel, showing(session.output) as display:
         options = VerifyOptions(
-            to=to, slot=slot, code=given, ask_code=asker(session, display), state_dir=state_dir, progress=display
+            to=to,
+            slot=slot,
+            code=given,
+            ask_code=asker(session, display),
+            state_dir=state_dir,
+            all_blocks=all_blocks,
+            progress=display,
         )
         result = api.verify(source, options, cancel=cancel)
     session.output.result({"command": "verify", **dataclasses.asdict(result)}, *_summary(result, source, to))
@@ -51,9 +61,11 @@ def verify(
 
 
 def _summary(result: VerifyResult, source: str, to: str) -> list[str]:
-    took = f"{show_size(result.size)} compared in {show_seconds(result.seconds)}"
+    took = f"{show_size(result.size - result.unused)} compared in {show_seconds(result.seconds)}"
+    notes = [f"note: {note}" for note in result.notes]
     if result.identical:
-        return [f"identical: {source} and slot {result.slot}, {took}"]
+        where = ", in all that is used" if result.unused else ""
+        return [f"identical{where}: {source} and slot {result.slot}, {took}", *notes]
     ranges = f"{'more than ' if _cut(result) else ''}{len(result.differing)} ranges"
     lines = [
         f"DIFFERENT: {source} and slot {result.slot}, {show_size(result.differing_bytes)} in {ranges}; {took}",
@@ -61,6 +73,7 @@ def _summary(result: VerifyResult, source: str, to: str) -> list[str]:
     lines.extend(f"  offset {offset} length {length}" for offset, length in result.differing)
     if _cut(result):
         lines.append("  and more")
+    lines.extend(f"  {note}" for note in notes)
     lines.append(f"  next: blocksync send {source} --to {to} sends what differs; then verify again")
     return lines
 

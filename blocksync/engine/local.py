@@ -66,6 +66,7 @@ def copy_disk(source: Source, target_path: str, state: Path, options: CopyOption
             level=0,
             retry_seconds=0,
             replace=options.replace,
+            all_blocks=options.all_blocks,
             progress=options.progress,
         )
         return Sender(source, route, wanted, cancel).run()

@@ -6,10 +6,10 @@ scan. The plan walks holes segment by segment, so a sparse disk costs what it ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from blocksync.extents import Extent, align, cover, split
+from blocksync.extents import Extent, ExtentKind, align, cover, split
 from blocksync.geometry import SEGMENT_BYTES, Geometry
 from blocksync.manifest.working import BlockMap
 
@@ -42,30 +42,44 @@ def step_bytes(geometry: Geometry) -> int:
     return max(STEP_BYTES, geometry.block_bytes)
 
 
-def plan(extents: Iterable[Extent], geometry: Geometry, known: BlockMap) -> Iterator[Step]:
+def plan(
+    extents: Iterable[Extent],
+    geometry: Geometry,
+    known: BlockMap,
+    *,
+    fresh: bool = False,
+    skipped: Callable[[int], None] = lambda _length: None,
+) -> Iterator[Step]:
     """The steps of a pass, lazily, in the order of the disk.
+
+    Unused ranges are not read. Where the target may hold old data, those of their blocks that the receiver knows
+    nothing of are made zeros; a block that was claimed when it was in use keeps its claim, which still says what the
+    target holds.
 
     Args:
         extents: of the source, covering the disk.
         known: what the receiver holds; read while the pass runs, but only for ranges not yet walked.
+        fresh: every block that the receiver knows nothing of reads as zeros there.
+        skipped: told the bytes of unused ranges, as they are walked.
     """
     held: SendZeros | None = None
     for extent in align(cover(extents, geometry.size), geometry.block_bytes, geometry.size):
-        if not extent.reads_as_zeros:
+        if extent.kind is ExtentKind.DATA:
             if held is not None:
                 yield held
                 held = None
             for piece in split(extent, step_bytes(geometry)):
                 yield ScanChunk(piece.offset, piece.length)
             continue
-        for piece in split(extent, SEGMENT_BYTES):
-            for offset, length in _not_known_zero(piece, geometry, known):
-                if held is not None and held.offset + held.length == offset:
-                    held = SendZeros(held.offset, held.length + length)
-                    continue
-                if held is not None:
-                    yield held
-                held = SendZeros(offset, length)
+        if extent.kind is ExtentKind.UNUSED:
+            skipped(extent.length)
+        for offset, length in _to_zero(extent, geometry, known, fresh):
+            if held is not None and held.offset + held.length == offset:
+                held = SendZeros(held.offset, held.length + length)
+                continue
+            if held is not None:
+                yield held
+            held = SendZeros(offset, length)
     if held is not None:
         yield held
 
@@ -77,9 +91,13 @@ def resend(ranges: Iterable[tuple[int, int]], geometry: Geometry) -> Iterator[St
             yield ScanChunk(piece.offset, piece.length)
 
 
-def _not_known_zero(piece: Extent, geometry: Geometry, known: BlockMap) -> Iterator[tuple[int, int]]:
-    """Runs of a hole within one segment whose blocks are not known to be zero at the receiver."""
-    first, count = geometry.blocks_of(piece.offset, piece.length)
-    for run_first, run_count in known.nonzero_runs(first, count):
-        start = run_first * geometry.block_bytes
-        yield start, min(run_count * geometry.block_bytes, geometry.size - start)
+def _to_zero(extent: Extent, geometry: Geometry, known: BlockMap, fresh: bool) -> Iterator[tuple[int, int]]:
+    """Runs of a hole or of an unused range that the receiver must be told to make zeros."""
+    unused = extent.kind is ExtentKind.UNUSED
+    if unused and fresh:
+        return
+    for piece in split(extent, SEGMENT_BYTES):
+        blocks = geometry.blocks_of(piece.offset, piece.length)
+        for first, count in known.unclaimed_runs(*blocks) if unused else known.nonzero_runs(*blocks):
+            start = first * geometry.block_bytes
+            yield start, min(count * geometry.block_bytes, geometry.size - start)

@@ -17,6 +17,7 @@ from blocksync.engine.inbound import serve
 from blocksync.engine.rehearsal import Rehearsals
 from blocksync.engine.slot import Session, Slot
 from blocksync.engine.verify import piece_digests
+from blocksync.engine.windows import Marks
 from blocksync.errors import (
     BlocksyncError,
     NetworkError,
@@ -188,6 +189,7 @@ class PeerPort(ControlPort):
                 known_bytes=min(known, geometry.size),
                 notice=notice,
                 rehearsal=self._receiver.rehearsals.kind_of(slot),
+                fresh=session.fresh,
             )
         detail: dict[str, object] = {"peer": self._peer.name, "source": request.source_name}
         self._tell("opened", slot, f"{self._peer.name} sends {request.source_name}", detail)
@@ -255,9 +257,12 @@ class PeerPort(ControlPort):
             raise ProtocolError("a verify asks for pieces out of bounds")
         if request.offset % piece or request.offset + request.length > size or not request.length:
             raise ProtocolError("a verify asks for a range out of bounds")
+        Marks(request.skip, request.length)
         slot.await_abandoned(self._peer, b"")
         slot.begin_verify(self._peer)
-        parts = piece_digests(slot.target, request.offset, request.length, request.piece_bytes, request.key)
+        parts = piece_digests(
+            slot.target, request.offset, request.length, request.piece_bytes, request.key, request.skip
+        )
         return VerifyAnswer(slot=slot.name, size=slot.target.size), _Verification(parts, slot, self._peer)
 
     def _find(self, session: bytes) -> tuple[Slot, Session]:

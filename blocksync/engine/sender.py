@@ -44,6 +44,7 @@ class Sender:
             BlocksyncError: what a retry cannot mend, or still failed after ``retry_seconds`` without progress.
         """
         transfer = self._transfer
+        transfer.look()
         backoff = FIRST_BACKOFF_SECONDS
         last_progress = time.monotonic()
         while True:

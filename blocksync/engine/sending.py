@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from blocksync.engine.adapt import LevelControl
+from blocksync.engine.allocation import allocated
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.outbound import Outbound
 from blocksync.engine.pace import Pace
@@ -80,6 +81,16 @@ class Transfer:
         self.retries = 0
         self.resent = 0
         self.resumed = 0
+        self.unused = 0
+        self.notes: tuple[str, ...] = ()
+
+    def look(self) -> None:
+        """Find out what of the source is used, where that can be told."""
+        self.source, self.notes = allocated(self.source, all_blocks=self.options.all_blocks)
+
+    def skip(self, length: int) -> None:
+        """Count an unused range."""
+        self.unused += length
 
     def tell(self, stage: str, answer: OpenAnswer | None = None, durable: int = 0, message: str = "") -> None:
         """Report progress to the caller."""
@@ -188,7 +199,8 @@ class Pass:
         return self._result(committed.generation, committed.root)
 
     def _work(self, extents: Iterator[Extent], known: BlockMap) -> None:
-        steps = plan(extents, self._geometry, known)
+        self._transfer.unused = 0
+        steps = plan(extents, self._geometry, known, fresh=self._answer.fresh, skipped=self._transfer.skip)
         again = self._round(_with_gaps(steps, self._geometry.size, self._transfer.tally.passed), known)
         if not again:
             return
@@ -295,6 +307,8 @@ class Pass:
             bottleneck=transfer.bottleneck(),
             root=root.hex(),
             consistency=transfer.source.capabilities.consistency,
+            unused=transfer.unused,
+            notes=transfer.notes,
             unreadable=transfer.source.unreadable(),
         )
 

@@ -48,6 +48,7 @@ class Session:
     geometry: Geometry
     landing: Landing
     source_name: str
+    fresh: bool = False  # what has no claim reads as zeros: a new target, and the first session on it
     session_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
     token: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     last_seen: float = field(default_factory=time.monotonic)
@@ -111,6 +112,7 @@ class Slot:
             self._supersede(peer, request.run)
             notices: list[str] = []
             self.mend()
+            first = self._store is None
             store = self._fit_store(request, notices)
             self._look_for_foreign_writes(store)
             geometry = store.geometry
@@ -123,6 +125,7 @@ class Slot:
                 geometry=geometry,
                 landing=Landing(self.target, store),
                 source_name=request.source_name,
+                fresh=first and self.target.capabilities.fresh,
             )
             self.session = session
             session.checkpointer = threading.Thread(

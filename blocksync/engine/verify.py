@@ -14,9 +14,11 @@ from typing import Protocol
 
 from blake3 import blake3
 
+from blocksync.engine.allocation import allocated
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.windows import Marks, Window, windows
 from blocksync.errors import BlocksyncError, ProtocolError, SourceError
-from blocksync.extents import Extent, align, cover
+from blocksync.extents import Extent, ExtentKind, align, cover
 from blocksync.geometry import PAGE_BYTES
 from blocksync.options import Progress, ProgressCallback, VerifyResult
 from blocksync.protocol.messages import CONTROL_VERSION, ControlPort, VerifyRequest
@@ -32,44 +34,54 @@ _READ_BYTES = 1 << 20
 class _Readable(Protocol):
     size: int
 
-    def extents(self) -> Iterator[Extent]: ...
+    def extents_within(self, first: int, stop: int) -> Iterator[Extent]: ...
 
     def read_into(self, offset: int, buffer: memoryview) -> None: ...
 
 
-def piece_digests(disk: _Readable, offset: int, length: int, piece: int, key: bytes) -> Generator[bytes]:
+def piece_digests(
+    disk: _Readable, offset: int, length: int, piece: int, key: bytes, skip: bytes = b""
+) -> Generator[bytes]:
     """Yield the 32-byte digest of each piece of a range, in order, the last one of what is left.
 
     Holes are hashed once, whatever their number. Bytes beyond ``offset + length`` are not looked at.
+
+    Args:
+        skip: marks of pages from ``offset`` on that are not read, and hashed as zeros.
+
+    Raises:
+        ProtocolError: there are more marks than pages.
     """
-    end = offset + length
+    marks = Marks(skip, length)
     buffer = memoryview(mmap.mmap(-1, _READ_BYTES))
     zero_digests: dict[int, bytes] = {}
-    for extent in align(cover(_clipped(disk.extents(), end), end), piece, end):
-        at = max(extent.offset, offset)
-        while at < extent.end:
-            here = min(piece, end - at)
-            if extent.reads_as_zeros:
+    # Counted from the range's start; what a map calls unused is read all the same, unless it is marked.
+    within = (
+        Extent(extent.offset - offset, extent.length, extent.kind)
+        for extent in disk.extents_within(offset, offset + length)
+        if extent.kind is not ExtentKind.UNUSED
+    )
+    for extent in align(cover(within, length), piece, length):
+        for at in range(extent.offset, extent.end, piece):
+            here = min(piece, length - at)
+            if extent.reads_as_zeros or marks.all(at, here):
                 if here not in zero_digests:
                     zero_digests[here] = _zeros(here, key)
                 yield zero_digests[here]
             else:
-                yield _digest(disk, at, here, key, buffer)
-            at += here
+                yield _digest(disk, offset, range(at, at + here), key, buffer, marks)
 
 
-def _clipped(extents: Iterator[Extent], end: int) -> Iterator[Extent]:
-    for extent in extents:
-        if extent.offset >= end:
-            return
-        yield Extent(extent.offset, min(extent.end, end) - extent.offset, extent.kind)
-
-
-def _digest(disk: _Readable, offset: int, length: int, key: bytes, buffer: memoryview) -> bytes:
+def _digest(disk: _Readable, base: int, span: range, key: bytes, buffer: memoryview, marks: Marks) -> bytes:
     hasher = blake3(key=key)
-    for at in range(0, length, len(buffer)):
-        view = buffer[: min(len(buffer), length - at)]
-        disk.read_into(offset + at, view)
+    for at in range(span.start, span.stop, len(buffer)):
+        view = buffer[: min(len(buffer), span.stop - at)]
+        filled = 0
+        for start, end in marks.wanted(at, len(view)):
+            view[filled:start] = bytes(start - filled)
+            disk.read_into(base + at + start, view[start:end])
+            filled = end
+        view[filled:] = bytes(len(view) - filled)
         hasher.update(view)
     return hasher.digest()
 
@@ -91,12 +103,20 @@ class Verifier:
         slot: its name; empty for the only one granted.
         progress: optional.
         cancel: stops it.
+        all_blocks: compare also what no file uses.
     """
 
     def __init__(
-        self, source: Source, control: ControlPort, slot: str, progress: ProgressCallback | None, cancel: Cancel
+        self,
+        source: Source,
+        control: ControlPort,
+        slot: str,
+        progress: ProgressCallback | None,
+        cancel: Cancel,
+        *,
+        all_blocks: bool = True,
     ) -> None:
-        self._source = source
+        self._source, self._notes = allocated(source, all_blocks=all_blocks)
         self._control = control
         self._slot = slot
         self._progress = progress
@@ -123,13 +143,15 @@ class Verifier:
         size = self._source.size
         different: list[tuple[int, int]] = []
         differing_bytes = 0
-        for offset, length in self._compare(0, size, PIECE_BYTES, report=True):
-            for page_offset, page_length in self._compare(offset, length, PAGE_BYTES, report=False):
-                differing_bytes += page_length
-                if different and sum(different[-1]) == page_offset:
-                    different[-1] = (different[-1][0], different[-1][1] + page_length)
+        unused = 0
+        for window in windows(self._source.extents(), size):
+            unused += window.skipped
+            for offset, length in self._differing(window):
+                differing_bytes += length
+                if different and sum(different[-1]) == offset:
+                    different[-1] = (different[-1][0], different[-1][1] + length)
                 elif len(different) < MAX_DIFFERING_RANGES:
-                    different.append((page_offset, page_length))
+                    different.append((offset, length))
         self._source.check()
         return VerifyResult(
             slot=self._slot,
@@ -138,9 +160,20 @@ class Verifier:
             seconds=time.monotonic() - self._began,
             differing=tuple(different),
             differing_bytes=differing_bytes,
+            unused=unused,
+            notes=self._notes,
         )
 
-    def _compare(self, offset: int, length: int, piece: int, *, report: bool) -> list[tuple[int, int]]:
+    def _differing(self, window: Window) -> Iterator[tuple[int, int]]:
+        """Ranges of pages that differ."""
+        if window.skipped >= window.length:
+            self._tell(window.offset + window.length)
+            return
+        for offset, length in self._compare(window, PIECE_BYTES, report=True):
+            yield from self._compare(window.part(offset, length), PAGE_BYTES, report=False)
+
+    def _compare(self, window: Window, piece: int, *, report: bool) -> list[tuple[int, int]]:
+        offset, length = window.offset, window.length
         answer, theirs = self._control.verify(
             VerifyRequest(
                 version=CONTROL_VERSION,
@@ -150,13 +183,14 @@ class Verifier:
                 length=length,
                 piece_bytes=piece,
                 key=self._key,
+                skip=window.skip,
             )
         )
         self._slot = answer.slot
         reader = _exactly(theirs)
         at = offset
         different: list[tuple[int, int]] = []
-        for ours in piece_digests(self._source, offset, length, piece, self._key):
+        for ours in piece_digests(self._source, offset, length, piece, self._key, window.skip):
             self._cancel.check()
             here = min(piece, offset + length - at)
             if reader(DIGEST_BYTES) != ours:

@@ -132,6 +132,19 @@ class BlockMap:
             )
         yield from ((first + begin, end - begin) for begin, end in _runs_of(marks, 0))
 
+    def unclaimed_runs(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """``(first, count)`` within one segment of blocks without a claim."""
+        index, start = divmod(first, self.geometry.segment_blocks)
+        with self._lock:
+            state = self._states[index]
+            if state == SegmentState.ZERO:
+                return
+            if state == SegmentState.UNKNOWN:
+                yield first, count
+                return
+            known = bytes(self._read(index).known[start : start + count])
+        yield from ((first + begin, end - begin) for begin, end in _runs_of(known, 0))
+
     def counts(self) -> Counts:
         """Counts all claims; reads the known maps, not the digests."""
         known = 0

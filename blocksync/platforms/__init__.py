@@ -12,6 +12,7 @@ from blocksync.platforms.facts import DeviceFacts, IoCounts
 if sys.platform == "linux":
     from blocksync.platforms.linux import (
         DIRECT,
+        SEES_MOUNTS,
         SHADOW_COPIES,
         allocated_from,
         below,
@@ -20,6 +21,7 @@ if sys.platform == "linux":
         disk_of,
         hold_file,
         io_counts,
+        locked,
         loops_over,
         lower_io_priority,
         mounts_of,
@@ -36,6 +38,7 @@ if sys.platform == "linux":
 else:
     from blocksync.platforms.other import (
         DIRECT,
+        SEES_MOUNTS,
         SHADOW_COPIES,
         allocated_from,
         below,
@@ -44,6 +47,7 @@ else:
         disk_of,
         hold_file,
         io_counts,
+        locked,
         loops_over,
         lower_io_priority,
         mounts_of,
@@ -60,6 +64,7 @@ else:
 
 __all__ = [
     "DIRECT",
+    "SEES_MOUNTS",
     "SHADOW_COPIES",
     "DeviceFacts",
     "IoCounts",
@@ -70,6 +75,7 @@ __all__ = [
     "disk_of",
     "hold_file",
     "io_counts",
+    "locked",
     "loops_over",
     "lower_io_priority",
     "mounts_of",

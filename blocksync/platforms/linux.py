@@ -16,10 +16,13 @@ from blocksync.platforms.facts import DeviceFacts, IoCounts
 
 DIRECT = os.O_DIRECT
 SHADOW_COPIES = False
+SEES_MOUNTS = True
+"""Whether :func:`mounts_of` tells."""
 _BLKROGET = 0x125E
 _BLKGETSIZE64 = 0x80081272
 _BLKSSZGET = 0x1268
 _BLKZEROOUT = 0x127F
+_F_OFD_GETLK = 36
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 # ioprio_set(2): numbers of the call from asm/unistd.h, the values from linux/ioprio.h.
@@ -52,6 +55,16 @@ def hold_file(descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+def locked(descriptor: int) -> bool:
+    """Whether another process holds a record lock on the file, as QEMU does on the images of a running machine."""
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        (kind,) = struct.unpack_from("h", fcntl.fcntl(descriptor, _F_OFD_GETLK, asked))
+    except OSError:
+        return False
+    return bool(kind != fcntl.F_UNLCK)
 
 
 def sync_folder(path: Path) -> None:

@@ -15,6 +15,10 @@ DIRECT = 0
 SHADOW_COPIES = os.name == "nt"
 
 
+SEES_MOUNTS = False
+"""Whether :func:`mounts_of` tells."""
+
+
 def hold_file(descriptor: int) -> bool:
     """Lock a file for this process where the system has such locks."""
     if os.name != "posix":
@@ -71,6 +75,11 @@ def swaps() -> Iterator[os.stat_result]:
 
 def users_of_device(_number: int) -> list[str]:
     return []
+
+
+def locked(_descriptor: int) -> bool:
+    """Nothing is known of other processes' locks here."""
+    return False
 
 
 def loops_over(_status: os.stat_result) -> list[tuple[str, int]]:

@@ -16,10 +16,11 @@ from blocksync.protocol.limits import MAX_CONNECTIONS
 
 CONTROL_VERSION = 1
 MAX_TEXT_CHARACTERS = 1024
+MAX_HEX_CHARACTERS = 16 << 10  # the marks of VerifyRequest.skip, for 256 MiB
 # Far above what any message needs; the HTTP layer refuses larger bodies before they are read.
 MAX_MESSAGE_BYTES = 64 << 10
 MAX_PORT = 65535
-# Bytes that a field has, in whichever message.
+# Bytes that a field has, in whichever message; others are bounded by MAX_HEX_CHARACTERS.
 FIELD_BYTES = {"run": 16, "session": 16, "token": 32, "manifest_id": 16, "key": 32, "root": 16}
 
 
@@ -68,16 +69,15 @@ def _parse(message: str, name: str, hint: type, value: object) -> Any:
         return value
     if hint is int and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
         return value
-    if isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS:
-        if hint is str:
-            return value
-        if hint is bytes:
-            try:
-                found = bytes.fromhex(value)
-            except ValueError as error:
-                raise ProtocolError(f"{message}.{name} is not hexadecimal") from error
-            if len(found) == FIELD_BYTES[name]:
-                return found
+    if hint is str and isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS:
+        return value
+    if hint is bytes and isinstance(value, str) and len(value) <= MAX_HEX_CHARACTERS:
+        try:
+            found = bytes.fromhex(value)
+        except ValueError as error:
+            raise ProtocolError(f"{message}.{name} is not hexadecimal") from error
+        if len(found) == FIELD_BYTES.get(name, len(found)):
+            return found
     raise ProtocolError(f"{message}.{name} has an unusable value")
 
 
@@ -109,7 +109,8 @@ class OpenAnswer(Message):
     """A session: where its data goes and what the slot durably holds.
 
     ``generation`` counts committed passes; ``pass_open`` says that claims beyond it exist (an interrupted pass).
-    ``rehearsal`` says where a rehearsal's writes go: ``file``, or ``nowhere``; empty for a real session.
+    ``rehearsal`` says where a rehearsal's writes go: ``file``, or ``nowhere``; empty for a real session. ``fresh`` says
+    that every block without a claim reads as zeros.
     """
 
     session: bytes
@@ -131,6 +132,7 @@ class OpenAnswer(Message):
     known_bytes: int
     notice: str
     rehearsal: str = ""
+    fresh: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.connections <= MAX_CONNECTIONS or self.data_port > MAX_PORT:
@@ -160,7 +162,11 @@ class CommitAnswer(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyRequest(Message):
-    """Digests of ``[offset, offset + length)`` in pieces of ``piece_bytes``, BLAKE3 keyed with a fresh key."""
+    """Digests of ``[offset, offset + length)`` in pieces of ``piece_bytes``, BLAKE3 keyed with a fresh key.
+
+    ``skip`` marks pages of 4 KiB from ``offset`` on, one a bit, the lowest bit of the first byte first: what they hold
+    does not matter, and they are hashed as zeros. Empty marks none.
+    """
 
     version: int
     slot: str
@@ -169,6 +175,7 @@ class VerifyRequest(Message):
     length: int
     piece_bytes: int
     key: bytes
+    skip: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,6 +94,13 @@ class Source(abc.ABC):
             SourceError: what was read is not a view of one disk (the size changed, a snapshot overflowed).
         """
 
+    def in_use(self) -> str:
+        """Who may be writing to the disk right now, in words; empty where nobody is, as far as the system tells.
+
+        A point-in-time view is in nobody's use.
+        """
+        return ""
+
     def unreadable(self) -> tuple[tuple[int, int], ...]:
         """``(offset, length)`` of ranges that :meth:`read_into` gave as zeros since they could not be read.
 

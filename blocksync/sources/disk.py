@@ -8,7 +8,7 @@ from typing import final
 
 from blocksync.errors import SourceError, from_os_error
 from blocksync.extents import Extent, ExtentKind
-from blocksync.platforms import DIRECT, allocated_from, device_facts
+from blocksync.platforms import DIRECT, SEES_MOUNTS, allocated_from, device_facts, locked, loops_over, mounts_of
 from blocksync.sources.base import Source, SourceCapabilities
 
 SECTOR_BYTES = 512
@@ -103,6 +103,9 @@ class FileSource(Source):
                 remedy="send it again when nothing resizes it",
             )
 
+    def in_use(self) -> str:
+        return _user_of_file(self._descriptor)
+
     def close(self) -> None:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
@@ -165,6 +168,9 @@ class DeviceSource(Source):
         if (now.size, now.identity) != (self.size, self.identity):
             raise SourceError(f"the source {self.name} changed its size or its medium while it was read")
 
+    def in_use(self) -> str:
+        return _user_of_device(os.fstat(self._descriptor).st_rdev)
+
     def close(self) -> None:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
@@ -179,3 +185,20 @@ def _open_direct(path: str) -> tuple[int, bool]:
         except OSError:
             pass  # the device refuses direct reads, or cannot be opened at all: the next line tells
     return os.open(path, flags), False
+
+
+def _user_of_device(number: int) -> str:
+    if not SEES_MOUNTS:
+        return "this system does not tell whether it is mounted"
+    places = mounts_of(number)
+    return f"it is mounted at {places[0]}" if places else ""
+
+
+def _user_of_file(descriptor: int) -> str:
+    for name, number in loops_over(os.fstat(descriptor)):
+        places = mounts_of(number)
+        if places:
+            return f"it is mounted at {places[0]} through {name}"
+    if locked(descriptor):
+        return "another process holds a lock on it, as a running virtual machine does"
+    return ""

@@ -44,6 +44,12 @@ class MemorySource(Source):
         written = (Extent(index * PIECE_BYTES, PIECE_BYTES, ExtentKind.DATA) for index in sorted(self._pieces))
         return align(written, PIECE_BYTES, self.size)
 
+    def extents_within(self, first: int, stop: int) -> Iterator[Extent]:
+        for extent in self.extents():
+            start, end = max(extent.offset, first), min(extent.end, stop)
+            if start < end:
+                yield Extent(start, end - start, extent.kind)
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         if offset < 0 or offset + len(buffer) > self.size:
             raise SourceError(f"a read of {len(buffer)} bytes at {offset} leaves the source {self.name}")

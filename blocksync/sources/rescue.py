@@ -40,6 +40,12 @@ class RescueSource(Source):
     def extents(self) -> Iterator[Extent]:
         return self._base.extents()
 
+    def extents_within(self, first: int, stop: int) -> Iterator[Extent]:
+        return self._base.extents_within(first, stop)
+
+    def in_use(self) -> str:
+        return self._base.in_use()
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         try:
             self._base.read_into(offset, buffer)

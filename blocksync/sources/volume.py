@@ -89,6 +89,9 @@ class VolumeSource(Source):
                 remedy="send it again when nothing changes it",
             )
 
+    def in_use(self) -> str:
+        return next(filter(None, (disk.in_use() for disk in self._disks)), "")
+
     def close(self) -> None:
         for disk in self._disks:
             disk.close()

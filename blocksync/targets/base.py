@@ -60,6 +60,11 @@ class Target(abc.ABC):
     def extents(self) -> Iterator[Extent]:
         """Yield extents that cover ``[0, size)``; holes and zeros only where every byte reads as zero."""
 
+    def extents_within(self, first: int, stop: int) -> Iterator[Extent]:
+        """As :meth:`extents`, of ``[first, stop)`` alone; one data extent where that cannot be told at once."""
+        if first < stop:
+            yield Extent(first, stop - first)
+
     @abc.abstractmethod
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill the whole buffer from ``offset``."""

@@ -166,15 +166,18 @@ class FileTarget(_DescriptorTarget):
             return None
 
     def extents(self) -> Iterator[Extent]:
-        at = 0
-        while at < self.size:
+        return self.extents_within(0, self.size)
+
+    def extents_within(self, first: int, stop: int) -> Iterator[Extent]:
+        at = first
+        while at < stop:
             try:
                 found = allocated_from(self._descriptor, at)
             except OSError:
-                yield Extent(at, self.size - at)
+                yield Extent(at, stop - at)
                 return
-            start, end = found if found is not None else (self.size, self.size)
-            start, end = min(start, self.size), min(end, self.size)
+            start, end = found if found is not None else (stop, stop)
+            start, end = min(start, stop), min(end, stop)
             if start > at:
                 yield Extent(at, start - at, ExtentKind.HOLE)
             if end > start:

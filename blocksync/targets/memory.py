@@ -36,6 +36,12 @@ class MemoryTarget(Target):
         written = (Extent(index * PIECE_BYTES, PIECE_BYTES, ExtentKind.DATA) for index in pieces)
         return align(written, PIECE_BYTES, self.size)
 
+    def extents_within(self, first: int, stop: int) -> Iterator[Extent]:
+        for extent in self.extents():
+            start, end = max(extent.offset, first), min(extent.end, stop)
+            if start < end:
+                yield Extent(start, end - start, extent.kind)
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         self._check(offset, len(buffer))
         at = 0

@@ -65,6 +65,7 @@ class Disk:
         name: as the caller called it.
         sector_bytes: the unit that its table counts in; 512 where it has none.
         table: ``"mbr"``, ``"gpt"``, or empty where the disk is not partitioned.
+        announced: False for a GPT that no master boot record points at, so that the kernel does not use it.
         identity: of the table: the disk's GUID, or the eight hex digits of a master boot record.
         partitions: in the order of their numbers.
         reserved: ranges ``(offset, length)`` that hold the table itself, wherever its copies lie.
@@ -77,6 +78,7 @@ class Disk:
     size: int
     sector_bytes: int = 512
     table: str = ""
+    announced: bool = True
     identity: str = ""
     partitions: tuple[Partition, ...] = ()
     reserved: tuple[tuple[int, int], ...] = ()
@@ -251,6 +253,7 @@ def read_disk(name: str, reader: Reader) -> tuple[Disk, list[Part]]:
         size=reader.size,
         sector_bytes=table.sector_bytes,
         table=table.kind,
+        announced=table.announced,
         identity=table.identity,
         partitions=tuple(partitions),
         reserved=table.reserved,

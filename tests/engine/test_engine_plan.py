@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from blocksync.engine.plan import ScanChunk, SendZeros, plan, resend
 from blocksync.engine.verify import piece_digests
-from blocksync.extents import Extent, ExtentKind, align, cover
+from blocksync.engine.windows import Marks, windows
+from blocksync.extents import Extent, ExtentKind, align, cover, overlay
 from blocksync.geometry import Geometry
 from blocksync.kernels import DigestKind
 from blocksync.manifest.working import BlockMap
@@ -40,6 +41,11 @@ def zeros_of(extents: list[Extent]) -> set[int]:
     return bytes_of([(extent.offset, extent.length) for extent in extents if extent.reads_as_zeros])
 
 
+def unused_of(extents: list[Extent]) -> set[int]:
+    ranges = [(extent.offset, extent.length) for extent in extents if extent.kind is ExtentKind.UNUSED]
+    return bytes_of(ranges)
+
+
 def empty_map() -> BlockMap:
     return BlockMap(GEOMETRY, DigestKind.XXH3, bytes(32))
 
@@ -49,10 +55,66 @@ def test_all_that_is_not_vouched_for_as_zero_is_read(extents: list[Extent]) -> N
     steps = list(plan(extents, GEOMETRY, empty_map()))
     scanned = bytes_of([(step.offset, step.length) for step in steps if isinstance(step, ScanChunk)])
     zeroed = bytes_of([(step.offset, step.length) for step in steps if isinstance(step, SendZeros)])
-    assert zeroed <= zeros_of(extents)
+    assert zeroed <= zeros_of(extents) | unused_of(extents)
     assert scanned | zeroed == set(range(SIZE // SECTOR))
     assert not scanned & zeroed
     assert [step.offset for step in steps] == sorted(step.offset for step in steps)
+
+
+@given(layouts())
+def test_on_a_fresh_target_unused_blocks_are_left_alone_and_nothing_else_is(extents: list[Extent]) -> None:
+    skipped: list[int] = []
+    steps = list(plan(extents, GEOMETRY, empty_map(), fresh=True, skipped=skipped.append))
+    done = bytes_of([(step.offset, step.length) for step in steps])
+    left = set(range(SIZE // SECTOR)) - done
+    assert left <= unused_of(extents)
+    assert sum(skipped) == len(left) * SECTOR
+    blocks = [set(range(at // SECTOR, min(at + BLOCK, SIZE) // SECTOR)) for at in range(0, SIZE, BLOCK)]
+    assert left == {sector for block in blocks if block <= unused_of(extents) for sector in block}
+
+
+@given(layouts(), st.integers(0, 40), st.integers(1, 20))
+def test_a_claimed_block_that_became_unused_keeps_its_claim(extents: list[Extent], first: int, count: int) -> None:
+    known = empty_map()
+    count = min(count, GEOMETRY.block_count - first)
+    known.claim(first, b"digest of data.." * count, b"")
+    claimed = set(range(first * 8, min((first + count) * 8, SIZE // SECTOR)))
+    unused = unused_of(extents)
+    steps = list(plan(extents, GEOMETRY, known))
+    done = bytes_of([(step.offset, step.length) for step in steps])
+    blocks = [set(range(at // SECTOR, min(at + BLOCK, SIZE) // SECTOR)) for at in range(0, SIZE, BLOCK)]
+    assert not done & {sector for block in blocks if block <= unused & claimed for sector in block}
+    assert done | (unused & claimed) == set(range(SIZE // SECTOR))
+
+
+@given(layouts(gaps=False), st.sets(st.integers(0, SIZE // SECTOR), max_size=10))
+def test_an_overlay_marks_the_data_that_a_map_leaves_out(extents: list[Extent], edges: set[int]) -> None:
+    ordered = sorted(edges)
+    used = [(a * SECTOR, b * SECTOR) for a, b in zip(ordered[::2], ordered[1::2], strict=False)]
+    laid = list(overlay(extents, used, SIZE))
+    assert sum(extent.length for extent in laid) == SIZE
+    assert all(a.end == b.offset for a, b in itertools.pairwise(laid))
+    in_use = bytes_of([(start, end - start) for start, end in used])
+    assert zeros_of(laid) == zeros_of(extents) & in_use
+    assert unused_of(laid) == unused_of(extents) | (set(range(SIZE // SECTOR)) - in_use)
+
+
+@given(layouts(gaps=False))
+def test_the_windows_of_a_verify_cover_the_disk_and_mark_the_unused_pages(extents: list[Extent]) -> None:
+    at = 0
+    marked: set[int] = set()
+    for window in windows(iter(extents), SIZE):
+        assert window.offset == at
+        at += window.length
+        marks = Marks(window.skip, window.length)
+        wanted = bytes_of([(start, end - start) for start, end in marks.wanted(0, window.length)])
+        inside = set(range(window.length // SECTOR))
+        marked |= {sector + window.offset // SECTOR for sector in inside - wanted}
+        assert marks.all(0, window.length) == (not wanted)
+        assert window.skipped == len(inside - wanted) * SECTOR
+    assert at == SIZE
+    pages = [set(range(page // SECTOR, min(page + BLOCK, SIZE) // SECTOR)) for page in range(0, SIZE, BLOCK)]
+    assert marked == {sector for page in pages if page <= unused_of(extents) for sector in page}
 
 
 @given(layouts())

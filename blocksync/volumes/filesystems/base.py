@@ -49,6 +49,10 @@ class AllocationMap(Protocol):
         """Bytes that the map speaks of, from 0; what lies behind is none of the filesystem's."""
         ...
 
+    def mark(self) -> bytes:
+        """Bytes that change when the filesystem is mounted, and when something is written to it while it is."""
+        ...
+
     def used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         """Byte ranges ``(start, end)`` within ``[first, stop)``, in order, without overlap.
 

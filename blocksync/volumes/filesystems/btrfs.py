@@ -313,6 +313,9 @@ class BtrfsMap:
                     raise LayoutDamagedError(f"btrfs: an item leaves tree block {address}")
                 yield *key, raw[_HEADER_BYTES + offset : _HEADER_BYTES + offset + size]
 
+    def mark(self) -> bytes:
+        return self._reader.pread(SUPERBLOCK_AT, SUPERBLOCK_BYTES)
+
     def used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         fixed = [(0, _RESERVED_BYTES)]
         fixed += [(at, at + _MIRROR_BYTES) for at in _MIRROR_AT if at < self.size]

@@ -323,6 +323,9 @@ class ExtMap:
             raise FilesystemDirtyError(f"no allocation map of the {said.kind} filesystem: {reason}")
         self.size = said.blocks * said.block_bytes
 
+    def mark(self) -> bytes:
+        return self._groups.reader.pread(SUPERBLOCK_AT, SUPERBLOCK_BYTES)
+
     def used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         return clipped(self._used(first, min(stop, self.size)), first, stop)
 

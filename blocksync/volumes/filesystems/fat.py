@@ -157,6 +157,11 @@ class FatMap:
         self._layout = found
         self.size = found.size
 
+    def mark(self) -> bytes:
+        # The boot sectors with the free-cluster counts, and the flags in the first entries.
+        head = self._reader.pread(0, min(self._layout.table_at, 4096))
+        return head + self._reader.pread(self._layout.table_at, min(self._layout.table_bytes, 4096))
+
     def used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         return clipped(_used(self._reader, self._layout, first, stop), first, min(stop, self.size))
 

@@ -339,6 +339,12 @@ class Ntfs:
                 return False
         return True
 
+    def mark(self) -> bytes:
+        """The flags of the volume and the log's restart pages."""
+        found = self.attribute(_LOG_FILE, DATA)
+        pages = self.read(found, 0, 8192) if found is not None and found.size >= 8192 else b""
+        return self.record(_VOLUME) + pages
+
     def used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         """Ranges of clusters in ``[first, stop)`` that the bitmap marks."""
         found = self.attribute(_BITMAP, DATA)
@@ -383,6 +389,9 @@ class NtfsMap:
         if not volume.clean():
             raise FilesystemDirtyError("no allocation map of the ntfs filesystem: it was not cleanly unmounted")
         self.size = min(volume.boot.size, reader.size)
+
+    def mark(self) -> bytes:
+        return self._volume.mark()
 
     def used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         unit = self._volume.boot.cluster_bytes

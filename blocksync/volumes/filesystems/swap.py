@@ -58,8 +58,12 @@ class SwapMap:
         said = probe(reader)
         if said is None or said.kind != "swap" or said.size is None:
             raise LayoutDamagedError("there is no swap header")
+        self._reader = reader
         self._page = said.block_bytes
         self.size = said.size
+
+    def mark(self) -> bytes:
+        return self._reader.pread(0, self._page)
 
     def used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         return clipped([(0, self._page)], first, stop)

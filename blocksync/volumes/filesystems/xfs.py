@@ -325,6 +325,11 @@ class XfsMap:
             raise FilesystemDirtyError(f"no allocation map of the xfs filesystem: {state}")
         self.size = groups.super.blocks * groups.super.block_bytes
 
+    def mark(self) -> bytes:
+        from blocksync.volumes.filesystems.xfs_log import log_end
+
+        return log_end(self._groups)
+
     def used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         return clipped(self._used(first, min(stop, self.size)), first, stop)
 

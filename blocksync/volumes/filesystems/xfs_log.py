@@ -35,11 +35,21 @@ def log_state(groups: Groups) -> str:
     said = groups.super
     if not said.log_start:
         return "its log lies on another device"
+    return "" if _open(groups).settled() else _DIRTY
+
+
+def log_end(groups: Groups) -> bytes:
+    """Where the log ends, and its last record: every transaction changes that."""
+    return _open(groups).end()
+
+
+def _open(groups: Groups) -> _Log:
+    said = groups.super
     length = said.log_blocks * said.block_bytes // _SECTOR
     start = groups.linear(said.log_start) * said.block_bytes
     if length < 2 * _MOST_RECORD_SECTORS or said.log_blocks > said.group_blocks:
         raise LayoutDamagedError(f"XFS: a log of {said.log_blocks} blocks")
-    return "" if _Log(groups, start, length).settled() else _DIRTY
+    return _Log(groups, start, length)
 
 
 class _Log:
@@ -77,6 +87,10 @@ class _Log:
             else:
                 return None
         return high
+
+    def end(self) -> bytes:
+        head = self._head()
+        return b"" if head is None else struct.pack(">Q", head) + self._sectors(head - 1, 1)
 
     def settled(self) -> bool:
         head = self._head()

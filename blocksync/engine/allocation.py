@@ -1,0 +1,96 @@
+"""A source that knows what of it is used: a wrapper that lays the allocation map over the disk's own extents.
+
+A map says what was used when it was read. So it is only taken where nothing can change the disk meanwhile: from a
+point-in-time view, or where nobody has it mounted or open for writing as far as the system tells; and each filesystem
+must itself say that it is clean. :meth:`AllocatedSource.check` looks again before a pass is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from blocksync.errors import LayoutError, SourceError
+from blocksync.extents import Extent, overlay
+from blocksync.sources.base import Source
+from blocksync.volumes.allocation import DiskMap
+from blocksync.volumes.reader import SourceReader
+
+
+class AllocatedSource(Source):
+    """Reads another source; what no filesystem uses is told as unused.
+
+    Args:
+        base: closed with this one.
+        found: its map.
+    """
+
+    def __init__(self, base: Source, found: DiskMap) -> None:
+        self._base = base
+        self._map = found
+        self._mark = found.mark()
+        self.name = base.name
+        self.identity = base.identity
+        self.size = base.size
+        self.sector_bytes = base.sector_bytes
+        self.capabilities = base.capabilities
+
+    def extents(self) -> Iterator[Extent]:
+        return overlay(self._base.extents(), self._map.used(0, self.size), self.size)
+
+    def extents_within(self, first: int, stop: int) -> Iterator[Extent]:
+        # Shifted to the range's start and back, since the arithmetic of extents begins at 0.
+        base = (Extent(e.offset - first, e.length, e.kind) for e in self._base.extents_within(first, stop))
+        used = ((start - first, end - first) for start, end in self._map.used(first, stop))
+        for extent in overlay(base, used, stop - first):
+            yield Extent(extent.offset + first, extent.length, extent.kind)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._base.read_into(offset, buffer)
+
+    def descriptor(self) -> int | None:
+        return self._base.descriptor()
+
+    def in_use(self) -> str:
+        return self._base.in_use()
+
+    def unreadable(self) -> tuple[tuple[int, int], ...]:
+        return self._base.unreadable()
+
+    def check(self) -> None:
+        self._base.check()
+        reason = self._base.in_use()
+        if not reason and self._map.mark() != self._mark:
+            reason = "a filesystem on it was mounted or changed"
+        if reason:
+            raise SourceError(
+                f"{self.name} was not left alone while only its used blocks were read: {reason}",
+                remedy="send it again while nothing uses it, from a snapshot, or with --all-blocks",
+                safe="nothing of this pass was committed",
+            )
+
+    def close(self) -> None:
+        self._base.close()
+
+
+def allocated(source: Source, *, all_blocks: bool) -> tuple[Source, tuple[str, ...]]:
+    """The source, with its allocation map where one can be had.
+
+    Args:
+        source: open; what is returned stands on it, and needs no closing of its own.
+        all_blocks: take no map.
+
+    Returns:
+        the source to read, and why what is not covered by a map is read as a whole, in words.
+    """
+    if all_blocks:
+        return source, ()
+    reason = source.in_use()
+    if reason:
+        return source, (f"every block is read: {reason}",)
+    try:
+        found = DiskMap(SourceReader(source))
+        if not found.found:
+            return source, tuple(found.notes)
+        return AllocatedSource(source, found), tuple(found.notes)
+    except LayoutError as error:
+        return source, (f"every block is read: {error.message}",)
