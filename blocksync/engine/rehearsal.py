@@ -18,7 +18,7 @@ from blocksync.manifest.folder import OsFolder
 from blocksync.targets.nowhere import NowhereTarget
 
 MAX_REHEARSAL_BYTES = 2 << 30
-MAX_REHEARSAL_SECONDS = 40.0
+MAX_REHEARSAL_SECONDS = 60.0
 
 
 class Rehearsals:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from blake3 import blake3
 
+from blocksync.engine.adapt import LADDER
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.reach import Reach
 from blocksync.engine.rehearsal import MAX_REHEARSAL_BYTES
@@ -26,8 +27,8 @@ from blocksync.sources.base import Source
 MIB = 1 << 20
 PROBE_SECONDS = 1.5
 REHEARSAL_SECONDS = 8.0
-# What the data of a trial may be larger than what its seconds seem to need.
-RESERVE = 4
+# What a trial's disk may be larger than what its seconds seem to need; what is left over is read as zeros.
+RESERVE = 1.5
 LEAST_TRIAL_BYTES = 64 * MIB
 CONNECT_SECONDS = 5.0
 ROUND_TRIPS = 5
@@ -91,7 +92,7 @@ class Estimator:
         fastest = 0.0
         for connections in sorted({1, 2, self._options.connections}):
             self._cancel.check()
-            size = _trial_size(fastest * 2, PROBE_SECONDS)
+            size = _trial_size(fastest * 3, PROBE_SECONDS)
             disk = TrialDisk(content, size, PROBE_SECONDS)
             measured = self._rehearsed(reach, disk, connections, level=0)
             rates.append((measured.connections, measured.link_rate))
@@ -103,8 +104,7 @@ class Estimator:
     def _rehearse(self, reach: Reach, sample: Sample, link: LinkFigures) -> Rehearsal:
         self._tell("rehearsing")
         content = trial_content(sample.pieces, self._chance)
-        # Data may shrink well: the disk must last for the time whatever the link carries.
-        disk = TrialDisk(content, _trial_size(link.best * 8, REHEARSAL_SECONDS), REHEARSAL_SECONDS)
+        disk = TrialDisk(content, _trial_size(_fastest(sample, link), REHEARSAL_SECONDS), REHEARSAL_SECONDS)
         return self._rehearsed(reach, disk, self._options.connections, level=self._options.level)
 
     def _rehearsed(self, reach: Reach, disk: TrialDisk, connections: int, level: int | None) -> Rehearsal:
@@ -119,7 +119,7 @@ class Estimator:
             return rehearse(route, disk, options, self._cancel)
 
     def _predict(self, sample: Sample, rehearsal: Rehearsal, link: LinkFigures) -> Prediction:
-        packed = packed_at(sample.pieces, levels_used(rehearsal))
+        packed = packed_at(sample, levels_used(rehearsal))
         return predict(
             sample.picture,
             packed,
@@ -179,7 +179,7 @@ def figures_of(sample: Sample) -> SourceFigures:
         zero_share=sample.share(lambda piece: piece.zero),
         incompressible_share=sample.share(lambda piece: piece.incompressible),
         read_rate=sample.read_rate,
-        levels=level_table(sample.pieces),
+        levels=level_table(sample),
     )
 
 
@@ -204,6 +204,12 @@ def _trial_size(rate: float, seconds: float) -> int:
     """A disk that lasts for the seconds at that rate with a reserve; the largest one where no rate is known."""
     wanted = int(rate * seconds * RESERVE) or MAX_REHEARSAL_BYTES
     return max(LEAST_TRIAL_BYTES, min(wanted, MAX_REHEARSAL_BYTES)) // MIB * MIB
+
+
+def _fastest(sample: Sample, link: LinkFigures) -> float:
+    """Bytes of the disk a second that cannot be exceeded: what the link carries, shrunk as well as it can be."""
+    thorough = packed_at(sample, {max(level for level in LADDER if level is not None): 1.0})
+    return link.best / max(thorough.share, 0.02)
 
 
 def _verify(sample: Sample) -> Range:

@@ -10,7 +10,7 @@ from blocksync.engine.adapt import LADDER
 from blocksync.estimate.prediction import Packed
 from blocksync.estimate.rehearsal import Rehearsal
 from blocksync.estimate.results import LevelFigures
-from blocksync.estimate.sampling import BLOCK_BYTES, Piece
+from blocksync.estimate.sampling import BLOCK_BYTES, Sample
 from blocksync.kernels import is_zero
 
 CHUNK_BYTES = 1 << 20
@@ -22,9 +22,11 @@ LEAST_SHARE = 0.05
 FRAME_BYTES = 64
 
 
-def level_table(pieces: Sequence[Piece]) -> tuple[LevelFigures, ...]:
-    """Ratio and speed of each level that a pass may choose, on the sampled data that is not zero."""
-    chunks = _chunks([without_zeros(piece.content) for piece in pieces if piece.content], MEASURED_BYTES)
+def level_table(sample: Sample) -> tuple[LevelFigures, ...]:
+    """Ratio and speed of each level that a pass may choose, on the data that shrinks; on all of it if none does."""
+    shrinking = [piece for piece in sample.pieces if piece.zero + piece.incompressible < piece.length]
+    contents = sample.chunks or [piece.content for piece in shrinking or sample.pieces if piece.content]
+    chunks = _chunks([without_zeros(content) for content in contents], MEASURED_BYTES)
     if not chunks:
         return ()
     return tuple(_figures(level, chunks) for level in LADDER)
@@ -76,17 +78,19 @@ def levels_used(rehearsal: Rehearsal) -> dict[int | None, float]:
     return {level: amount / sum(kept.values()) for level, amount in kept.items()}
 
 
-def packed_at(pieces: Sequence[Piece], levels: Mapping[int | None, float]) -> Packed:
+def packed_at(sample: Sample, levels: Mapping[int | None, float]) -> Packed:
     """Sizes of the kept pieces on the wire.
 
     Args:
-        pieces: in the order of the disk.
+        sample: of the source.
         levels: and their shares.
     """
     packer = Packer()
+    gains = {level: chunk_gain(sample, level, packer) for level in levels if level is not None}
     lengths: list[int] = []
     wires: list[float] = []
-    for piece in pieces:
+    totals = dict.fromkeys(levels, 0.0)
+    for piece in sample.pieces:
         if not piece.content:
             continue
         plain = without_zeros(piece.content)
@@ -94,7 +98,31 @@ def packed_at(pieces: Sequence[Piece], levels: Mapping[int | None, float]) -> Pa
         wire = FRAME_BYTES * piece.length / CHUNK_BYTES
         for level, share in levels.items():
             packed = packer.pack(plain, level) if plain and level is not None else None
-            wire += share * (len(plain) if packed is None else len(packed))
+            here = len(plain) if packed is None or level is None else len(packed) * gains[level]
+            totals[level] += here
+            wire += share * here
         lengths.append(piece.length)
         wires.append(wire)
-    return Packed(lengths=lengths, wires=wires)
+    return Packed(lengths=lengths, wires=wires, levels=_deviation(totals, levels))
+
+
+def _deviation(totals: Mapping[int | None, float], shares: Mapping[int | None, float]) -> float:
+    """Of the totals around their mean, each with its share, relative."""
+    mean = sum(shares[level] * total for level, total in totals.items())
+    squares = sum(shares[level] * (total - mean) ** 2 for level, total in totals.items())
+    return float(squares**0.5 / mean) if mean else 0.0
+
+
+def chunk_gain(sample: Sample, level: int, packer: Packer) -> float:
+    """How much smaller whole chunks become than their pieces one by one: a compressor learns from what it has seen."""
+    length = max((piece.length for piece in sample.pieces), default=0)
+    whole = apart = 0
+    for chunk in sample.chunks:
+        plain = without_zeros(chunk)
+        packed = packer.pack(plain, level) if plain else None
+        if packed is None:
+            continue
+        parts = [plain[at : at + length] for at in range(0, len(plain), length)]
+        whole += len(packed)
+        apart += sum(len(packer.pack(part, level) or part) for part in parts)
+    return whole / apart if apart else 1.0

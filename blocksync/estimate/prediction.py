@@ -26,6 +26,10 @@ RESTLESS_SECONDS = 0.5
 # A rate this near to what the bare link carried is the link's.
 LINK_SHARE = 0.8
 BUSY_SHARE = 0.85
+# A link is full while its connections have something under way nearly all the time, and the other end reads it.
+WAITING_SHARE = 0.7
+STARVED_SHARE = 0.3
+SHARED_ERROR = 0.45
 # A manifest has 80 bytes a block of 64 KiB; both ends write theirs at the commit, at the pace of a slow disk.
 MANIFEST_SHARE = 80 / (64 << 10)
 MANIFEST_RATE = 100e6
@@ -41,10 +45,12 @@ class Packed:
     Args:
         lengths: of the pieces, bytes.
         wires: of the same pieces, at the levels that the rehearsal used, in the shares it used them.
+        levels: relative standard deviation of what the levels make of the same data: the pass may use others.
     """
 
     lengths: Sequence[int]
     wires: Sequence[float]
+    levels: float = 0.0
 
     @property
     def share(self) -> float:
@@ -55,7 +61,7 @@ class Packed:
     def error(self) -> float:
         """Relative standard error of :attr:`share`."""
         rates = [wire / length for wire, length in zip(self.wires, self.lengths, strict=True)]
-        return relative_error(rates)
+        return float((relative_error(rates) ** 2 + self.levels**2) ** 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,18 +139,24 @@ def around(likely: float, error: float) -> Range:
 
 
 def _bottleneck(rehearsal: Rehearsal, wire_rate: float, link: float) -> str:
-    if link and wire_rate >= LINK_SHARE * link:
+    """What the connections were waiting for, as the kernel counts it, else what the rates suggest."""
+    near = bool(link) and wire_rate >= LINK_SHARE * link
+    if rehearsal.waiting:
+        if near and rehearsal.waiting >= WAITING_SHARE and rehearsal.starved < STARVED_SHARE:
+            return "link"
+        if rehearsal.starved >= STARVED_SHARE and rehearsal.target == "file" and rehearsal.busy < BUSY_SHARE:
+            return "target"
+        return "processor"
+    if near:
         return "link"
     first, last = rehearsal.tail
-    waiting = last.sending - first.sending
-    working = last.scanning - first.scanning
-    if waiting > working and rehearsal.target == "file" and rehearsal.busy < BUSY_SHARE:
-        # The processors here have time and the link has room: the other end is what is waited for.
-        return "target"
-    return "processor"
+    sending, working = last.sending - first.sending, last.scanning - first.scanning
+    return "target" if sending > working and rehearsal.busy < BUSY_SHARE else "processor"
 
 
 def _error(bottleneck: str, sampled: float, rehearsal: Rehearsal) -> float:
     varied = rehearsal.spread() / 6**0.5
-    error = float((sampled**2 + varied**2 + WANDERING[bottleneck] ** 2) ** 0.5)
+    # What others leave of the processors is another share at another time.
+    shared = SHARED_ERROR * rehearsal.foreign if bottleneck != "link" else 0.0
+    error = float((sampled**2 + varied**2 + shared**2 + WANDERING[bottleneck] ** 2) ** 0.5)
     return min(error, MOST_LINK_ERROR) if bottleneck == "link" else error

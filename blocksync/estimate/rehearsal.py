@@ -21,7 +21,9 @@ from blocksync.estimate.trial import TrialDisk
 from blocksync.kernels import DigestKind
 from blocksync.options import Progress, SendOptions
 from blocksync.platforms import processor_seconds
+from blocksync.platforms.tcp import LinkWaits
 from blocksync.protocol.messages import CONTROL_VERSION, OpenAnswer, OpenRequest
+from blocksync.transports.link import Link
 
 LOOK_SECONDS = 0.05
 
@@ -50,7 +52,9 @@ class Rehearsal:
         opening, committing: seconds.
         drained: seconds until all that was sent had been received.
         size: of the trial disk, bytes.
-        busy: share of this machine's processors that was busy.
+        busy: share of this machine's processors that was busy; foreign: of that, with other work than ours.
+        waiting: share of the time in which the connections had something under way.
+        starved: of that, the receiver did not read fast enough.
         target: ``file`` or ``nowhere``.
         slot: the name that the receiver gave.
     """
@@ -62,6 +66,9 @@ class Rehearsal:
     drained: float
     size: int
     busy: float
+    foreign: float
+    waiting: float
+    starved: float
     target: str
     slot: str
 
@@ -121,16 +128,22 @@ def rehearse(route: Route, disk: TrialDisk, options: SendOptions, cancel: Cancel
         BlocksyncError: the first thing that went wrong.
     """
     watch = _Watch()
-    transfer = Transfer(disk, route, _watched(options, watch), cancel)
+    links: list[Link] = []
+
+    def connect(answer: OpenAnswer) -> Link:
+        links.append(route.connect(answer))
+        return links[-1]
+
+    transfer = Transfer(disk, dataclasses.replace(route, connect=connect), _watched(options, watch), cancel)
     began = time.monotonic()
     with cancel.watching(route.control.abort):
         answer = route.control.open(_request(transfer, disk))
     opened = time.monotonic()
     moments: list[Moment] = []
-    busy = [processor_seconds()]
+    load = _Load(links)
     ended = threading.Event()
     looker = threading.Thread(
-        target=_look, args=(transfer, disk, moments, busy, ended), name="rehearsal-looks", daemon=True
+        target=_look, args=(transfer, disk, moments, load, ended), name="rehearsal-looks", daemon=True
     )
     looker.start()
     try:
@@ -149,7 +162,10 @@ def rehearse(route: Route, disk: TrialDisk, options: SendOptions, cancel: Cancel
         committing=watch.at["done"] - watch.at["committing"],
         drained=watch.at["committing"] - opened - _before_first_byte(moments),
         size=disk.size,
-        busy=_share(busy),
+        busy=load.busy,
+        foreign=load.foreign,
+        waiting=load.waiting,
+        starved=load.starved,
         target=answer.rehearsal,
         slot=answer.slot,
     )
@@ -181,13 +197,7 @@ def _end(route: Route, answer: OpenAnswer) -> None:
         route.control.end(answer.session)
 
 
-def _look(
-    transfer: Transfer,
-    disk: TrialDisk,
-    moments: list[Moment],
-    busy: list[tuple[float, float]],
-    ended: threading.Event,
-) -> None:
+def _look(transfer: Transfer, disk: TrialDisk, moments: list[Moment], load: _Load, ended: threading.Event) -> None:
     began = time.monotonic()
     while not disk.over:
         counts = transfer.tally.counts()
@@ -203,9 +213,62 @@ def _look(
                 sending=counts.send_seconds,
             )
         )
-        busy.append(processor_seconds())
+        load.look()
         if ended.wait(LOOK_SECONDS):
             return
+
+
+class _Load:
+    """What the machine and the connections were busy with, from the first look to the last.
+
+    Args:
+        links: those opened so far.
+    """
+
+    def __init__(self, links: list[Link]) -> None:
+        self._links = links
+        self._first: tuple[float, float, float] | None = None
+        self._last = (0.0, 0.0, 0.0)
+        self._began = time.monotonic()
+        self._ended = self._began
+        self._waits: dict[int, LinkWaits] = {}
+
+    def look(self) -> None:
+        """Take the counters."""
+        busy, passed = processor_seconds()
+        self._last = (busy, passed, time.process_time())
+        if self._first is None:
+            self._first = self._last
+        self._ended = time.monotonic()
+        for number, link in enumerate(self._links):
+            waits = link.waits()
+            if waits is not None:
+                self._waits[number] = waits
+
+    def _gone(self) -> tuple[float, float, float]:
+        first = self._first or self._last
+        busy, passed, own = (last - earlier for last, earlier in zip(self._last, first, strict=True))
+        return busy, max(passed, 1e-6), own
+
+    @property
+    def busy(self) -> float:
+        busy, passed, _ = self._gone()
+        return busy / passed
+
+    @property
+    def foreign(self) -> float:
+        busy, passed, own = self._gone()
+        return max(0.0, busy - own) / passed
+
+    @property
+    def waiting(self) -> float:
+        seconds = (self._ended - self._began) * len(self._waits)
+        return sum(waits.busy for waits in self._waits.values()) / seconds if seconds else 0.0
+
+    @property
+    def starved(self) -> float:
+        busy = sum(waits.busy for waits in self._waits.values())
+        return sum(waits.peer for waits in self._waits.values()) / busy if busy else 0.0
 
 
 def _before_first_byte(moments: list[Moment]) -> float:
@@ -218,8 +281,3 @@ def _from_first_byte(moments: list[Moment]) -> list[Moment]:
     return [
         dataclasses.replace(moment, seconds=moment.seconds - start) for moment in moments if moment.seconds >= start
     ]
-
-
-def _share(busy: list[tuple[float, float]]) -> float:
-    passed = busy[-1][1] - busy[0][1]
-    return (busy[-1][0] - busy[0][0]) / passed if passed else 0.0

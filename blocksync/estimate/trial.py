@@ -1,8 +1,8 @@
 """The disk that a rehearsal sends: the sampled pieces again and again, in random order, for some seconds.
 
-The pieces come in runs as they stood on the disk, so that a chunk holds what a chunk of the disk would hold, but the
-runs are shuffled, so that any stretch of the rehearsal is like the disk as a whole. When time is up, the rest of the
-disk reads as zeros: the pass ends in an orderly way, with every byte that was sent received.
+The pieces come in runs of one kind (zeros, what shrinks, what does not), since a chunk of a disk is mostly of one kind
+too, and the runs are shuffled, so that any stretch of the rehearsal is like the disk as a whole. When time is up, the
+rest of the disk reads as zeros: the pass ends in an orderly way, with every byte that was sent received.
 """
 
 from __future__ import annotations
@@ -72,19 +72,22 @@ class TrialDisk(Source):
 
 
 def trial_content(pieces: list[Piece], chance: random.Random) -> bytes:
-    """The kept pieces in runs of about a chunk, shuffled."""
-    runs: list[list[bytes]] = [[]]
-    filled = 0
+    """The kept pieces in runs of about a chunk, of one kind each, shuffled."""
+    kinds: dict[int, list[bytes]] = {}
     for piece in pieces:
-        if not piece.content:
-            continue
-        if filled >= CHUNK_BYTES:
-            runs.append([])
-            filled = 0
-        runs[-1].append(piece.content)
-        filled += len(piece.content)
+        if piece.content:
+            kind = max(
+                (piece.zero, 0), (piece.incompressible, 1), (piece.length - piece.zero - piece.incompressible, 2)
+            )
+            kinds.setdefault(kind[1], []).append(piece.content)
+    runs: list[bytes] = []
+    for contents in kinds.values():
+        joined = b"".join(contents)
+        runs.extend(joined[at : at + CHUNK_BYTES] for at in range(0, len(joined), CHUNK_BYTES))
+    # A run that is cut short would put all others off the chunks' edges: those come last.
     chance.shuffle(runs)
-    return b"".join(content for run in runs for content in run)
+    runs.sort(key=lambda run: len(run) < CHUNK_BYTES)
+    return b"".join(runs)
 
 
 def noise(chance: random.Random) -> bytes:

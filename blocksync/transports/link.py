@@ -9,6 +9,7 @@ import ssl
 import threading
 
 from blocksync.errors import BlocksyncError, NetworkError, from_os_error
+from blocksync.platforms.tcp import LinkWaits, link_waits
 
 # Buffers below this are joined, so that a header and a small payload travel in one TLS record.
 JOIN_BELOW_BYTES = 16 << 10
@@ -34,6 +35,10 @@ class Link(abc.ABC):
         Raises:
             NetworkError: the connection is broken, which a close is too: streams end with END (rule 7).
         """
+
+    def waits(self) -> LinkWaits | None:
+        """What sending waits for, where the system counts that; from any thread."""
+        return None
 
     @abc.abstractmethod
     def abort(self) -> None:
@@ -79,6 +84,10 @@ class SocketLink(Link):
         if not count:
             raise NetworkError(f"the connection with {self._peer} was closed without an END")
         return count
+
+    def waits(self) -> LinkWaits | None:
+        with self._closing:
+            return None if self._closed else link_waits(self._socket)
 
     def abort(self) -> None:
         with self._closing, contextlib.suppress(OSError):

@@ -1,0 +1,159 @@
+"""What follows the first pass. Pure.
+
+What differs after ``t`` seconds is taken as ``H (1 - exp(-r t / H))``: at first it grows with the rate ``r``, later it
+tends to the hot set ``H``, the pages that are written again and again. Each pass sends what changed while the one
+before ran; so the passes get shorter until what changes during one is what one can send.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blocksync.estimate.prediction import around
+from blocksync.estimate.results import ChangeFigures, PassFigures
+
+MOST_PASSES = 12
+# A pass that is not shorter than this share of the one before is as short as passes get.
+SETTLED = 0.95
+# Hot sets that are tried, between what was seen and the whole disk.
+HOT_STEPS = 80
+PAUSE_ERROR = 0.25
+FASTEST_LINK = 100e9 / 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """``rate``: bytes a second at first; ``hot``: bytes that it tends to."""
+
+    rate: float
+    hot: float
+
+    def after(self, seconds: float) -> float:
+        """Bytes that differ after so long."""
+        if not self.hot or not self.rate:
+            return 0.0
+        return self.hot * -math.expm1(-self.rate * seconds / self.hot)
+
+
+def fit(points: Sequence[tuple[float, float]], data: int) -> Curve:
+    """The curve nearest to what was seen.
+
+    Args:
+        points: ``(seconds, bytes)``.
+        data: bytes that could change.
+    """
+    seen = max((changed for _, changed in points), default=0.0)
+    if not seen:
+        return Curve(rate=0.0, hot=0.0)
+    low, high = seen * 1.02, max(float(data), seen * 1.05)
+    best = Curve(rate=0.0, hot=high)
+    least = math.inf
+    for step in range(HOT_STEPS + 1):
+        hot = low * (high / low) ** (step / HOT_STEPS)
+        # Straightened, the curve is a line through the origin.
+        straight = [(seconds, -hot * math.log1p(-min(changed / hot, 0.999999))) for seconds, changed in points]
+        rate = sum(seconds * value for seconds, value in straight) / sum(seconds**2 for seconds, _ in points)
+        curve = Curve(rate=rate, hot=hot)
+        error = sum((curve.after(seconds) - changed) ** 2 for seconds, changed in points)
+        if error <= least:
+            best, least = curve, error
+    return best
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """What a following pass costs.
+
+    Args:
+        fixed: seconds for opening and committing.
+        data: bytes to read; scan_rate: at which unchanged ones are read and compared.
+        packed: bytes on the wire for each changed byte.
+        send_rate: changed bytes a second that both ends can deal with.
+        link: bytes a second on the wire.
+    """
+
+    fixed: float
+    data: float
+    scan_rate: float
+    packed: float
+    send_rate: float
+    link: float
+
+    def seconds(self, changed: float, link: float | None = None) -> float:
+        """Of a pass: it reads and sends at the same time."""
+        wire = changed * self.packed / (link or self.link)
+        return self.fixed + max(self.data / self.scan_rate, changed / self.send_rate, wire)
+
+
+def follow(curve: Curve, pace: Pace, first: float, pause: float) -> tuple[tuple[PassFigures, ...], float]:
+    """The following passes, and how long the last one takes with the source quiet.
+
+    Args:
+        first: seconds of the first pass.
+        pause: that was asked for: once the next pass would be that short, it is the last.
+    """
+    passes: list[PassFigures] = []
+    before = first
+    while True:
+        changed = curve.after(before)
+        seconds = pace.seconds(changed)
+        settled = seconds >= before * SETTLED
+        if seconds <= pause or settled or len(passes) == MOST_PASSES:
+            return tuple(passes), seconds
+        passes.append(PassFigures(seconds=seconds, changed=changed, wire=changed * pace.packed))
+        before = seconds
+
+
+def needed_link(curve: Curve, pace: Pace, first_wire: float, pause: float) -> float | None:
+    """The least wire rate with which the last pass is within the pause; None where no link is enough.
+
+    Args:
+        first_wire: bytes of the first pass on the wire.
+    """
+
+    def within(link: float) -> bool:
+        faster = Pace(
+            fixed=pace.fixed,
+            data=pace.data,
+            scan_rate=pace.scan_rate,
+            packed=pace.packed,
+            send_rate=max(pace.send_rate, link / max(pace.packed, 1e-9)) if link > pace.link else pace.send_rate,
+            link=link,
+        )
+        first = max(first_wire / link, pace.data / pace.scan_rate)
+        return follow(curve, faster, first, pause)[1] <= pause
+
+    if not within(FASTEST_LINK):
+        return None
+    low, high = 1e3, FASTEST_LINK
+    while high / low > 1.01:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if within(middle) else (middle, high)
+    return high
+
+
+def changes(
+    points: Sequence[tuple[float, float]], watched: float, pace: Pace, first: float, first_wire: float, pause: float
+) -> ChangeFigures:
+    """All that follows from watching.
+
+    Args:
+        points: of the watching, ``watched`` seconds long.
+        pace: of following passes.
+        first, first_wire: seconds and bytes on the wire of the first pass.
+        pause: seconds that the last pass may take.
+    """
+    curve = fit(points, int(pace.data))
+    passes, last = follow(curve, pace, first, pause)
+    return ChangeFigures(
+        watched=watched,
+        points=tuple(points),
+        rate=curve.rate,
+        hot=curve.hot,
+        passes=passes,
+        converges=last <= pause,
+        pause=around(last, PAUSE_ERROR),
+        needed=None if last <= pause else needed_link(curve, pace, first_wire, pause),
+    )

@@ -1,0 +1,91 @@
+"""How a source changes: the sampled pages are read again and again, and compared with how they were at first.
+
+A rate alone would mislead: production writes the same pages over and over, so what differs after an hour is far less
+than sixty times what differs after a minute. Therefore several looks at growing distances, and a curve of two numbers.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable
+
+from blocksync.engine.cancel import Cancel
+from blocksync.estimate.sampling import Picture, Piece, aligned, picture_of
+from blocksync.geometry import PAGE_BYTES
+from blocksync.platforms import lower_io_priority
+from blocksync.sources.base import Source
+
+# Parts of the time at which it is looked.
+LOOKS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+class Watcher:
+    """Remembers the pages of some pieces.
+
+    Args:
+        source: open.
+        pieces: sampled ones.
+        picture: of the source when they were.
+        cancel: stops it.
+        clock, wait: seconds that pass, and how to let them pass; ``wait`` says whether it was cancelled.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        pieces: list[Piece],
+        picture: Picture,
+        cancel: Cancel,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        self._source = source
+        self._pieces = pieces
+        self._picture = picture
+        self._cancel = cancel
+        self._clock = clock
+        self._wait = wait or cancel.wait
+        self._room = aligned(max((piece.length for piece in pieces), default=PAGE_BYTES))
+
+    def run(self, seconds: float, tell: Callable[[float], None]) -> list[tuple[float, float]]:
+        """Watch.
+
+        Args:
+            seconds: for so long.
+            tell: told the seconds gone at each look.
+
+        Returns:
+            ``(seconds, bytes)``: so much of the whole disk differs from how it was, after so long.
+
+        Raises:
+            SourceError: a read failed.
+            InterruptedTransferError: cancelled.
+        """
+        lower_io_priority()
+        began = self._clock()
+        first = [self._sums(piece) for piece in self._pieces]
+        # Reading takes time: a piece's age counts from when that piece was read.
+        offset = (self._clock() - began) / 2
+        points: list[tuple[float, float]] = []
+        for part in LOOKS:
+            self._wait(max(0.0, began + offset + part * seconds - self._clock()))
+            self._cancel.check()
+            looked = self._clock()
+            changed = sum(
+                sum(old != new for old, new in zip(sums, self._sums(piece), strict=True))
+                for sums, piece in zip(first, self._pieces, strict=True)
+            )
+            age = (looked + self._clock()) / 2 - began - offset
+            pages = sum(map(len, first))
+            share = changed / pages if pages else 0.0
+            grown = max(0, picture_of(self._source).data - self._picture.data)
+            points.append((age, share * self._picture.data + grown))
+            tell(age)
+        return points
+
+    def _sums(self, piece: Piece) -> list[int]:
+        """A checksum a page: a chance of 2^-32 to overlook a change is nothing to a statistic."""
+        view = self._room[: piece.length]
+        self._source.read_into(piece.offset, view)
+        return [zlib.crc32(view[at : at + PAGE_BYTES]) for at in range(0, piece.length, PAGE_BYTES)]
