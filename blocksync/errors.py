@@ -8,7 +8,8 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
 
     BlocksyncError                 1
     ├── UsageError                 2   the request itself makes no sense
-    │   └── KernelsError           2   the native kernels were insisted on and cannot be had
+    │   ├── KernelsError           2   the native kernels were insisted on and cannot be had
+    │   └── PrivilegesError        2   --user cannot be followed
     ├── IncompleteError            3   stopped early; what is durable stays, the same command resumes
     │   ├── GroupIncompleteError   3   some disks of a transfer failed, others are committed
     │   └── NotConvergingError     3   passes do not get short on this link
@@ -94,6 +95,13 @@ class UsageError(BlocksyncError):
     exit_code = 2
     code = "BS0200"
     default_remedy = "see blocksync --help"
+
+
+class PrivilegesError(UsageError):
+    """``--user`` cannot be followed."""
+
+    code = "BS1700"
+    default_remedy = "see docs/TRUST.md, or leave --user out"
 
 
 class KernelsError(UsageError):

@@ -132,6 +132,7 @@ class ReceiveOptions:
         control_port, data_port: 0 picks a free one.
         code_file: where the pairing code is also written (0600).
         once: stop after one committed pass of each target.
+        user: become this user once targets and ports are open; the state folder is given to it. Only as root.
         on_listening: called with a :class:`Listening` once both ports answer.
     """
 
@@ -142,6 +143,7 @@ class ReceiveOptions:
     state_dir: Path | None = None
     code_file: Path | None = None
     once: bool = False
+    user: str | None = None
     progress: ProgressCallback | None = None
     on_listening: Callable[[Listening], None] | None = None
 

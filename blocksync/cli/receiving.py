@@ -50,6 +50,7 @@ _ANYWHERE = ("192.0.2.1", 9)
 @click.option("--control-port", type=PORT, default=DEFAULT_CONTROL_PORT, show_default=True, help="0 picks one.")
 @click.option("--data-port", type=PORT, default=DEFAULT_DATA_PORT, show_default=True, help="0 picks one.")
 @click.option("--code-file", type=PATH, metavar="FILE", help="Also write the pairing code there (0600).")
+@click.option("--user", metavar="NAME", help="Become this user once targets and ports are open; needs root.")
 @common()
 def recv(
     session: Session,
@@ -61,6 +62,7 @@ def recv(
     control_port: int,
     data_port: int,
     code_file: Path | None,
+    user: str | None,
     state_dir: Path | None,
 ) -> int:
     """Offer targets to senders.
@@ -79,6 +81,7 @@ def recv(
             state_dir=state_dir,
             code_file=code_file,
             once=once,
+            user=user,
             progress=lambda progress: _tell(session, display, progress),
             on_listening=lambda listening: _introduce(session, listening, listen),
         )

@@ -28,6 +28,9 @@ from blocksync.protocol.wire import Codec, Hello
 from blocksync.sources.base import Source
 from blocksync.transports.link import Link
 
+# What a receiver said before it closed is here within a round trip.
+REASON_SECONDS = 5.0
+
 Connect = Callable[[], Link]
 NextStep = Callable[[], Step | None]
 
@@ -152,7 +155,10 @@ class Outbound:
         self._levels.observe(time.monotonic(), counts.changed, counts.send_seconds)
 
     def _explain(self, error: BlocksyncError) -> None:
-        # A receiver that refuses says why before it closes: look for that before blaming the network.
+        # A receiver that refuses says why before it closes: look for that before blaming the network. Not for long: a
+        # connection may fail at this end alone, and then the other end waits for us.
+        assert self._link is not None
+        self._link.hurry(REASON_SECONDS)
         try:
             self._answer()
         except BlocksyncError as reason:

@@ -14,6 +14,7 @@ from blocksync.control.server import ControlServer
 from blocksync.control.service import Peer
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.rights import Rights
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import rehearsal_folder, slot_folder, slot_name_for
 from blocksync.errors import StateError, UsageError, from_os_error
@@ -43,17 +44,25 @@ class Serving:
         self._committed: list[tuple[str, int]] = []
         self._changed = threading.Condition()
         self._exits = contextlib.ExitStack()
-        identity = Identity.load_or_create(state)
+        rights = Rights(options.user, state)
+        with rights.of_state():
+            identity = Identity.load_or_create(state)
+            self._grants = Grants(state)
+            self._grants.peers()  # a damaged file is told at the start, not to the first sender
         self._fingerprint = identity.fingerprint
-        self._grants = Grants(state)
-        self._grants.peers()  # a damaged file is told at the start, not to the first sender
         self._desk = PairingDesk(identity, name=socket.gethostname())
         with contextlib.ExitStack() as exits:
+            exits.callback(rights.close)
             slots: dict[str, Slot] = {}
             for name, spec in _named(options.targets).items():
-                slot = _open_slot(name, spec, state)
+                slot = _open_slot(name, spec, state, rights)
                 exits.callback(slot.close)
                 slots[name] = slot
+            self._code_file = _CodeFile(options.code_file) if options.code_file is not None else None
+            if self._code_file is not None:
+                exits.callback(self._code_file.close)
+                if options.user is not None:
+                    self._code_file.open()
             self._receiver = Receiver(
                 slots,
                 lambda peer, slot: self._grants.allowed(peer.fingerprint, slot),
@@ -62,12 +71,13 @@ class Serving:
             )
             context = LiveServerContext(identity, self._grants.certificates).context
             listener = DataListener(context, options.listen, options.data_port, self._receiver.authorise)
-            listener.start()
             exits.callback(listener.close)
-            self._receiver.data_port = listener.port
             server = ControlServer(self, context, options.listen, options.control_port)
-            server.start()
             exits.callback(server.stop)
+            rights.give_up([slot.target for slot in slots.values()])
+            self._receiver.data_port = listener.port
+            listener.start()
+            server.start()
             self._exits = exits.pop_all()
         self._control_port = server.port
 
@@ -107,8 +117,8 @@ class Serving:
         """Issue a pairing code and say where we are."""
         slots = tuple(self._receiver.slots)
         code: PairingCode = self._desk.issue(slots, time.monotonic())
-        if self._options.code_file is not None:
-            _write_code(self._options.code_file, code.text)
+        if self._code_file is not None:
+            self._code_file.write(code.text)
         return Listening(
             control_port=self._control_port,
             data_port=self._receiver.data_port,
@@ -153,8 +163,9 @@ def _named(targets: Iterable[TargetSpec]) -> dict[str, TargetSpec]:
     return named
 
 
-def _open_slot(name: str, spec: TargetSpec, state: Path) -> Slot:
-    folder = OsFolder(slot_folder(state, name))
+def _open_slot(name: str, spec: TargetSpec, state: Path, rights: Rights) -> Slot:
+    with rights.of_state():
+        folder = OsFolder(slot_folder(state, name))
     try:
         target = open_target(
             spec.path,
@@ -163,7 +174,8 @@ def _open_slot(name: str, spec: TargetSpec, state: Path) -> Slot:
             state_dir=state,
         )
         try:
-            return Slot(name, target, folder)
+            with rights.of_state():
+                return Slot(name, target, folder)
         except BaseException:
             target.close()
             raise
@@ -172,13 +184,35 @@ def _open_slot(name: str, spec: TargetSpec, state: Path) -> Slot:
         raise
 
 
-def _write_code(path: Path, text: str) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+class _CodeFile:
+    """Where the pairing code is written; may be opened before there is one, while we have the rights."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def open(self) -> None:
+        """Make the file, empty and private.
+
+        Raises:
+            StateError: it cannot be written.
+        """
         try:
-            os.fchmod(descriptor, 0o600)
-            os.write(descriptor, text.encode() + b"\n")
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise from_os_error(error, StateError, f"cannot write the pairing code to {path}") from error
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+            self._descriptor = os.open(self._path, flags, 0o600)
+            os.fchmod(self._descriptor, 0o600)
+        except OSError as error:
+            raise from_os_error(error, StateError, f"cannot write the pairing code to {self._path}") from error
+
+    def write(self, text: str) -> None:
+        if self._descriptor < 0:
+            self.open()
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, text.encode() + b"\n", 0)
+        except OSError as error:
+            raise from_os_error(error, StateError, f"cannot write the pairing code to {self._path}") from error
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)

@@ -22,6 +22,10 @@ from pathlib import Path
 from blocksync.errors import StateError, from_os_error
 
 VARIABLE = "BLOCKSYNC_STATE_DIR"
+STATE_NAMES = frozenset(
+    ("identity.pem", "grants.json", "receivers.json", "slots", "copies", "rehearsal", "estimates", "local")
+)
+"""What stands at the top of a state folder; some with a lock or a new version beside them."""
 
 
 def default_state_dir() -> Path:

@@ -15,8 +15,11 @@ from typing_extensions import Self
 
 from blocksync.errors import StateBusyError, StateError, from_os_error
 from blocksync.platforms import hold_file, sync_folder
+from blocksync.platforms.privileges import keep_owner
 
 HOLD_FILE = "hold"
+# In a folder that an unprivileged receiver owns, root must not follow what that one may have put there.
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 class DurableFile(abc.ABC):
@@ -85,9 +88,11 @@ class OsFile(DurableFile):
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self._path = path
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if create else 0)
+        flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | _NO_LINK | (os.O_CREAT | os.O_TRUNC if create else 0)
         try:
             self._descriptor = os.open(path, flags, 0o600)
+            if create:
+                keep_owner(self._descriptor, path.parent)
         except OSError as error:
             raise from_os_error(error, StateError, f"cannot open {path}") from error
 
@@ -149,7 +154,9 @@ class OsFolder(Folder):
         self._path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._hold = os.open(path / HOLD_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._hold = os.open(
+                path / HOLD_FILE, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | _NO_LINK, 0o600
+            )
         except OSError as error:
             raise from_os_error(error, StateError, f"cannot use the state folder {path}") from error
         try:
@@ -158,6 +165,7 @@ class OsFolder(Folder):
                     os.pread(self._hold, 20, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else "?"
                 )
                 raise StateBusyError(f"{path} is held by another process (pid {holder or 'unknown'})")
+            keep_owner(self._hold, path)
             os.ftruncate(self._hold, 0)
             os.write(self._hold, str(os.getpid()).encode())
         except OSError as error:

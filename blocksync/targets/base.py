@@ -7,7 +7,7 @@ sources, abilities are declared, and ``tests/targets/conformance.py`` is run aga
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -98,6 +98,13 @@ class Target(abc.ABC):
     @abc.abstractmethod
     def reopen(self) -> None:
         """Drop the descriptor and open the same target again, with all its checks."""
+
+    def descriptor(self) -> int | None:
+        """Of what is open now, for a process that shall open it again; None where there is none."""
+        return None
+
+    def reopen_through(self, again: Callable[[int], int]) -> None:  # noqa: B027 - what has no descriptor needs nothing
+        """From now on, open with ``again(flags)``: our own rights are about to go."""
 
     @abc.abstractmethod
     def write_mark(self) -> str:

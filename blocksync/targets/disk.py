@@ -18,6 +18,7 @@ from blocksync.extents import Extent, ExtentKind
 from blocksync.platforms import allocated_from, device_facts, hold_file, punch, sync_folder, write_zeros
 from blocksync.targets.base import Target, TargetCapabilities
 from blocksync.targets.fitness import refuse_busy, refuse_content, refuse_state_on_target
+from blocksync.targets.opener import OpenAgain
 
 SECTOR_BYTES = 512
 ZERO_PIECE = bytes(1 << 20)
@@ -43,6 +44,18 @@ class _DescriptorTarget(Target):
     """What files and devices have in common: everything but opening, zeroing and extents."""
 
     _descriptor = -1
+    _path = ""
+    _again: OpenAgain | None = None
+
+    def descriptor(self) -> int | None:
+        return self._descriptor
+
+    def reopen_through(self, again: OpenAgain) -> None:
+        self._again = again
+
+    def _open_path(self, flags: int) -> int:
+        flags |= getattr(os, "O_CLOEXEC", 0)
+        return os.open(self._path, flags) if self._again is None else self._again(flags)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         self._check_range(offset, len(buffer))
@@ -143,7 +156,7 @@ class FileTarget(_DescriptorTarget):
 
     def _open(self) -> None:
         try:
-            self._descriptor = os.open(self._path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            self._descriptor = self._open_path(os.O_RDWR)
         except OSError as error:
             raise from_os_error(error, TargetError, f"cannot open the target {self.name}") from error
         try:
@@ -257,7 +270,7 @@ class DeviceTarget(_DescriptorTarget):
         try:
             before = os.stat(self._path)
             refuse_busy(self.name, before)
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_EXCL | getattr(os, "O_CLOEXEC", 0))
+            self._descriptor = self._open_path(os.O_RDWR | os.O_EXCL)
         except OSError as error:
             raise from_os_error(error, TargetRefusedError, f"cannot open the target {self.name}") from error
         try:

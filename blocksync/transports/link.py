@@ -40,6 +40,9 @@ class Link(abc.ABC):
         """What sending waits for, where the system counts that; from any thread."""
         return None
 
+    def hurry(self, seconds: float) -> None:  # noqa: B027 - a link that never waits for long has nothing to do
+        """From now on a call that waits longer than this fails; by the thread that uses the link."""
+
     @abc.abstractmethod
     def abort(self) -> None:
         """Make blocked and later calls fail at once."""
@@ -88,6 +91,10 @@ class SocketLink(Link):
     def waits(self) -> LinkWaits | None:
         with self._closing:
             return None if self._closed else link_waits(self._socket)
+
+    def hurry(self, seconds: float) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.settimeout(seconds)
 
     def abort(self) -> None:
         with self._closing, contextlib.suppress(OSError):

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from blocksync.platforms.privileges import keep_owner
+
 if sys.platform == "win32":
     import msvcrt
 
@@ -64,6 +66,7 @@ def locked(path: Path) -> Iterator[None]:
     # Close-on-exec is Python's default; without O_NOFOLLOW a planted link would choose the file to be made.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     try:
+        keep_owner(descriptor, path.parent)
         _lock(descriptor)
         try:
             yield

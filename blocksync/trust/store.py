@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from blocksync.errors import BlocksyncError, StateDamagedError, StateError, from_os_error
+from blocksync.platforms.privileges import keep_owner
 from blocksync.trust.filelock import PERMISSION_BITS_COUNT, locked, sync_folder
 
 STORE_BYTES = 4 << 20
@@ -98,6 +99,7 @@ def write_private(path: Path, data: bytes, kind: type[BlocksyncError]) -> None:
     try:
         fresh.unlink(missing_ok=True)
         with open(os.open(fresh, flags, 0o600), "wb") as file:
+            keep_owner(file.fileno(), path.parent)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from blocksync.control.service import Peer
+from blocksync.engine import outbound
 from blocksync.engine import sender as sender_module
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.local import _attend
@@ -218,3 +219,28 @@ def test_the_same_bytes_are_not_sent_twice(bench: Bench) -> None:
     again = bench.send(source)
     assert (again.changed, again.zero, again.kind) == (0, 0, "incremental")
     assert again.wire < 1000
+
+
+class DeafLink(CutLink):
+    """Fails to send once, at this end alone: the other end knows nothing of it and waits."""
+
+    def send(self, *buffers: bytes | memoryview) -> None:
+        if self._send is not None and self.bytes_sent >= self._send:
+            self._send = None
+            raise NetworkError("no buffer space")
+        self._link.send(*buffers)
+        self.bytes_sent += sum(map(len, buffers))
+
+    def hurry(self, seconds: float) -> None:
+        self._link.hurry(seconds)
+
+
+def test_a_connection_that_fails_at_this_end_alone_is_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbound, "REASON_SECONDS", 0.1)
+    source, content = disk(8)
+    bench.wrap = lambda link: DeafLink(link, send=128, receive=None)
+    result = bench.send(source)
+    assert result.retries == 1
+    assert bench.content() == content
