@@ -202,6 +202,19 @@ def mounts_of(number: int) -> list[str]:
     return found
 
 
+def held(path: str) -> bool:
+    """Whether the kernel lets nobody have this device alone: a mount in whichever namespace, swap, LVM, MD hold it.
+
+    ``mounts_of`` sees less: not the mounts of other namespaces, and of btrfs not even this one's, since it
+    mounts by device numbers of its own.
+    """
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.EBUSY
+    return False
+
+
 def swaps() -> Iterator[os.stat_result]:
     """The devices and files that are swapped to."""
     for line in _text(Path("/proc/swaps")).splitlines()[1:]:

@@ -65,6 +65,11 @@ def device_facts(_descriptor: int) -> DeviceFacts:
     raise OSError(errno.ENOTSUP, "block devices are supported on Linux only")
 
 
+def held(_path: str) -> bool:
+    """Devices are not held here."""
+    return False
+
+
 def mounts_of(_number: int) -> list[str]:
     return []
 

@@ -8,7 +8,16 @@ from typing import final
 
 from blocksync.errors import SourceError, from_os_error
 from blocksync.extents import Extent, ExtentKind
-from blocksync.platforms import DIRECT, SEES_MOUNTS, allocated_from, device_facts, locked, loops_over, mounts_of
+from blocksync.platforms import (
+    DIRECT,
+    SEES_MOUNTS,
+    allocated_from,
+    device_facts,
+    held,
+    locked,
+    loops_over,
+    mounts_of,
+)
 from blocksync.sources.base import Source, SourceCapabilities
 
 SECTOR_BYTES = 512
@@ -169,7 +178,7 @@ class DeviceSource(Source):
             raise SourceError(f"the source {self.name} changed its size or its medium while it was read")
 
     def in_use(self) -> str:
-        return _user_of_device(os.fstat(self._descriptor).st_rdev)
+        return _user_of_device(os.fstat(self._descriptor).st_rdev, f"/proc/self/fd/{self._descriptor}")
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -187,11 +196,13 @@ def _open_direct(path: str) -> tuple[int, bool]:
     return os.open(path, flags), False
 
 
-def _user_of_device(number: int) -> str:
+def _user_of_device(number: int, path: str) -> str:
     if not SEES_MOUNTS:
         return "this system does not tell whether it is mounted"
     places = mounts_of(number)
-    return f"it is mounted at {places[0]}" if places else ""
+    if places:
+        return f"it is mounted at {places[0]}"
+    return "the system holds it: a mount, swap, LVM or MD" if held(path) else ""
 
 
 def _user_of_file(descriptor: int) -> str:
@@ -199,6 +210,8 @@ def _user_of_file(descriptor: int) -> str:
         places = mounts_of(number)
         if places:
             return f"it is mounted at {places[0]} through {name}"
+        if held(name):
+            return f"the system holds {name}, which stands on it"
     if locked(descriptor):
         return "another process holds a lock on it, as a running virtual machine does"
     return ""

@@ -188,6 +188,33 @@ def test_what_is_mounted_is_read_whole_and_that_is_said(disk: Path, tmp_path: Pa
         assert source.in_use() == ""
 
 
+@pytest.mark.parametrize("kind", ["btrfs", "ext4"])
+@pytest.mark.parametrize("through", ["device", "file"])
+def test_a_mount_that_the_list_of_mounts_does_not_show_is_seen(tmp_path: Path, kind: str, through: str) -> None:
+    """btrfs mounts by numbers of its own, and another namespace's mounts are not listed in ours."""
+    need_root()
+    path = image(tmp_path / "disk.img", 128 * MIB)
+    run(f"mkfs.{kind}", "-q", path)
+    place = tmp_path / "there"
+    place.mkdir()
+    with loop_device(path) as device:
+        words = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f"mount {device} {place} && echo mounted && read x; umount {place}",
+        ]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"mounted\n"
+            with open_source(device if through == "device" else str(path)) as source:
+                assert "the system holds" in source.in_use()
+            other.communicate(b"\n")
+        with open_source(device if through == "device" else str(path)) as source:
+            assert source.in_use() == ""
+
+
 def test_a_filesystem_that_is_mounted_meanwhile_is_noticed_before_the_commit(disk: Path, tmp_path: Path) -> None:
     with open_source(str(disk)) as base:
         source, _ = allocated(base, all_blocks=False)
