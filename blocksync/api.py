@@ -43,6 +43,7 @@ from blocksync.preflight.findings import Finding
 from blocksync.preflight.results import CheckOptions, CheckResult
 from blocksync.sources.base import Source
 from blocksync.transfers.figures import TransferResult, TransferStatus
+from blocksync.transfers.receipt import ReceiptInfo
 
 if TYPE_CHECKING:
     from blocksync.engine.reach import Reach
@@ -73,6 +74,7 @@ __all__ = [
     "PeerInfo",
     "Progress",
     "RateWindow",
+    "ReceiptInfo",
     "ReceiveOptions",
     "ReceiveResult",
     "Schedule",
@@ -114,6 +116,7 @@ __all__ = [
     "transfer",
     "transfers",
     "verify",
+    "verify_receipt",
 ]
 
 T = TypeVar("T")
@@ -240,6 +243,23 @@ def transfer(
             options=options,
             cancel=token,
         ).run()
+
+
+def verify_receipt(
+    path: Path, *, sender: str | None = None, receiver: str | None = None, state_dir: Path | None = None
+) -> ReceiptInfo:
+    """Check a receipt: its form, both signatures, and whose keys they are.
+
+    Args:
+        sender, receiver: fingerprints (at least 16 hex digits of their beginnings) that the keys must have.
+        state_dir: whose pins and grants say who is known here.
+
+    Raises:
+        ReceiptError: it is not what both ends signed, or they were others.
+    """
+    from blocksync.engine.receipts import inspect_receipt
+
+    return inspect_receipt(path, sender=sender, receiver=receiver, state=prepare(state_dir))
 
 
 async def atransfer(disks: Sequence[DiskSpec], options: TransferOptions) -> TransferResult:

@@ -133,6 +133,7 @@ class ReceiveOptions:
         code_file: where the pairing code is also written (0600).
         once: stop after one committed pass of each target.
         user: become this user once targets and ports are open; the state folder is given to it. Only as root.
+        status_listen: loopback ``ADDRESS:PORT`` of the status page, health and metrics in the clear; empty for none.
         on_listening: called with a :class:`Listening` once both ports answer.
     """
 
@@ -144,6 +145,7 @@ class ReceiveOptions:
     code_file: Path | None = None
     once: bool = False
     user: str | None = None
+    status_listen: str = ""
     progress: ProgressCallback | None = None
     on_listening: Callable[[Listening], None] | None = None
 
@@ -157,6 +159,7 @@ class Listening:
     code: str
     fingerprint: str
     slots: tuple[str, ...]
+    status_port: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

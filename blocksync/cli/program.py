@@ -17,6 +17,7 @@ COMMANDS = {
     "status": "blocksync.cli.transfers",
     "stop": "blocksync.cli.transfers",
     "limit": "blocksync.cli.transfers",
+    "receipt": "blocksync.cli.receipts",
     "delete": "blocksync.cli.transfers",
     "check": "blocksync.cli.checking",
     "estimate": "blocksync.cli.estimating",

@@ -46,6 +46,7 @@ _ANYWHERE = ("192.0.2.1", 9)
     "--overwrite", multiple=True, metavar="PATH", help="Consent to this target not being empty. Repeatable."
 )
 @click.option("--once", is_flag=True, help="Exit after one committed transfer to each target.")
+@click.option("--status-listen", default="", metavar="ADDRESS:PORT", help="Status page and metrics, loopback only.")
 @click.option("--listen", default="", metavar="ADDRESS", help="Listen on this address. [default: all]")
 @click.option("--control-port", type=PORT, default=DEFAULT_CONTROL_PORT, show_default=True, help="0 picks one.")
 @click.option("--data-port", type=PORT, default=DEFAULT_DATA_PORT, show_default=True, help="0 picks one.")
@@ -58,6 +59,7 @@ def recv(
     create: int | None,
     overwrite: tuple[str, ...],
     once: bool,
+    status_listen: str,
     listen: str,
     control_port: int,
     data_port: int,
@@ -82,6 +84,7 @@ def recv(
             code_file=code_file,
             once=once,
             user=user,
+            status_listen=status_listen,
             progress=lambda progress: _tell(session, display, progress),
             on_listening=lambda listening: _introduce(session, listening, listen),
         )

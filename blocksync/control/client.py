@@ -107,6 +107,10 @@ class HttpControl(ControlPort):
     def end(self, session: bytes) -> None:
         self._json("DELETE", f"/v1/sessions/{session.hex()}", None, ANSWER_SECONDS)
 
+    def receipt(self, request: dict[str, Any]) -> object:
+        """The receiver's signed part of a receipt; its shape is for the caller to check."""
+        return self._json("POST", "/v1/receipt", request, ANSWER_SECONDS)
+
     def slots(self) -> list[str]:
         """The slots that this machine is granted, in the order the receiver offers them."""
         said = self._json("GET", "/v1/status", None, ANSWER_SECONDS)

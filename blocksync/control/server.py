@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,6 +23,7 @@ from blocksync import __version__
 from blocksync.control.door import Door
 from blocksync.control.loop import new_loop
 from blocksync.control.service import Peer, ReceiverService
+from blocksync.control.watching import is_local, watching_routes
 from blocksync.errors import (
     BlocksyncError,
     NetworkError,
@@ -64,16 +66,32 @@ class ControlServer:
         context: TLS for servers.
         host: address; empty for all.
         port: 0 picks a free one.
+        status: loopback address and port of the status page without TLS; None for none.
 
     Raises:
         NetworkError: the port cannot be had.
     """
 
-    def __init__(self, service: ReceiverService, context: ssl.SSLContext, host: str, port: int) -> None:
+    def __init__(
+        self,
+        service: ReceiverService,
+        context: ssl.SSLContext,
+        host: str,
+        port: int,
+        status: tuple[str, int] | None = None,
+    ) -> None:
         self._service = service
         self._context = context
         self._socket = listen(host, port, "control", "--control-port")
         self.port: int = self._socket.getsockname()[1]
+        self._status_socket: socket.socket | None = None
+        if status is not None:
+            try:
+                self._status_socket = listen(*status, "status", "--status-listen")
+            except BaseException:
+                self._socket.close()
+                raise
+        self.status_port: int = self._status_socket.getsockname()[1] if self._status_socket else 0
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="control")
         self._quick_pool = ThreadPoolExecutor(QUICK_WORKERS, thread_name_prefix="control-quick")
         self._loop = new_loop()
@@ -101,6 +119,8 @@ class ControlServer:
         for pool in (self._pool, self._quick_pool):
             pool.shutdown(wait=False, cancel_futures=True)
         self._socket.close()
+        if self._status_socket is not None:
+            self._status_socket.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -121,12 +141,25 @@ class ControlServer:
         server = runner.server
         assert server is not None
         door = asyncio.get_running_loop().create_task(Door(self._socket, self._context, server).run())
+        watching = await self._serve_status()
         self._ready.set()
         await self._stopping.wait()
+        if watching is not None:
+            await watching.cleanup()
         door.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await door
         await runner.cleanup()
+
+    async def _serve_status(self) -> web.AppRunner | None:
+        if self._status_socket is None:
+            return None
+        app = web.Application(client_max_size=MAX_MESSAGE_BYTES, middlewares=[_errors_as_json])
+        app.add_routes(watching_routes(self._open_view))
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=1.0)
+        await runner.setup()
+        await web.SockSite(runner, self._status_socket).start()
+        return runner
 
     def _routes(self) -> list[web.RouteDef]:
         session = "/v1/sessions/{session:[0-9a-f]{32}}"
@@ -142,6 +175,8 @@ class ControlServer:
             web.post(f"{session}/commit", self._commit),
             web.delete(session, self._close),
             web.post("/v1/verify", self._verify),
+            web.post("/v1/receipt", self._receipt),
+            *watching_routes(self._view),
         ]
 
     # -- requests ---------------------------------------------------------------------------------------------
@@ -162,6 +197,24 @@ class ControlServer:
         if not isinstance(said, dict):
             raise ProtocolError("a pairing request must be a JSON object")
         return web.json_response(await self._quick(lambda: self._service.pair(said)))
+
+    async def _receipt(self, request: web.Request) -> web.Response:
+        peer = await self._peer(request)
+        said = await _json(request)
+        if not isinstance(said, dict):
+            raise ProtocolError("a request for a receipt must be a JSON object")
+        return web.json_response(await self._work(lambda: self._service.receipt(peer, said)))
+
+    async def _view(self, request: web.Request) -> dict[str, Any]:
+        peer = await self._peer(request)
+        view: dict[str, Any] = await self._quick(lambda: self._service.view(peer))
+        return view
+
+    async def _open_view(self, request: web.Request) -> dict[str, Any]:
+        if not is_local(request.host):
+            raise TrustError("the status page is for this machine alone")
+        view: dict[str, Any] = await self._quick(lambda: self._service.view(None))
+        return view
 
     async def _open(self, request: web.Request) -> web.Response:
         port = await self._port(request)

@@ -33,5 +33,11 @@ class ReceiverService(Protocol):
     def port_for(self, peer: Peer) -> ControlPort:
         """What this peer may do."""
 
+    def receipt(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
+        """The receiver's signed part of a receipt."""
+
+    def view(self, peer: Peer | None) -> dict[str, Any]:
+        """What can be watched: of a peer's slots, or of all where None."""
+
     def status(self, peer: Peer) -> dict[str, Any]:
         """Slots and sessions, as far as this peer may see them."""

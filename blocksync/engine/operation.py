@@ -15,10 +15,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from blocksync import __version__
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.governor import LiveLimits, check_latency, govern
 from blocksync.engine.group import Group, Member
 from blocksync.engine.reach import Reach
+from blocksync.engine.receipts import obtain, write_receipt
 from blocksync.engine.verify import Verifier
 from blocksync.errors import (
     BlocksyncError,
@@ -43,6 +45,7 @@ from blocksync.transfers.convergence import PassFigures, next_seconds
 from blocksync.transfers.door import Door
 from blocksync.transfers.figures import TransferResult
 from blocksync.transfers.policy import Action, Next, Policy
+from blocksync.transfers.receipt import sender_part
 from blocksync.transfers.record import DiskRecord, Fault, PassRecord, VerifyRecord, parse
 from blocksync.transfers.states import TransferState, check_validity
 from blocksync.transfers.store import LiveTransfer, TransferStore
@@ -189,10 +192,13 @@ class Operation:
                 self._say(f"{error.message}; trying again in {pause:.0f} s")
                 continue
             if final:
+                self._get_receipt()
                 return self._result(began)
         if step.action is Action.GIVE_UP:
             raise self._gives_up()
         self._move(TransferState.WAITING, until=0.0)
+        if self._options.receipt is not None:
+            self._get_receipt()
         return self._result(began)
 
     def _waits(self, step: Next) -> bool:
@@ -272,6 +278,31 @@ class Operation:
             found.append(record)
             self._tell("verified", **dataclasses.asdict(result))
         self._move(TransferState.PROCESSING, verified=tuple(found))
+
+    def _get_receipt(self) -> None:
+        results = [each.result for each in self._last.disks if each.result is not None] if self._last else []
+        part = sender_part(
+            self._live.record,
+            fingerprint=self._reach.identity.fingerprint,
+            version=__version__,
+            issued=self._clock.now(),
+            unreadable={each.slot: each.unreadable for each in results},
+            unused={each.slot: getattr(each, "unused", 0) for each in results},
+        )
+        try:
+            raw = obtain(part, self._reach.control.receipt, self._reach.identity, self._reach.fingerprint)
+        except BlocksyncError as error:
+            # The pass is committed all the same; only where the receipt was asked for by name is it the result.
+            if self._options.receipt is not None:
+                raise
+            self._say(f"there is no receipt: {error.message}")
+            return
+        path = self._live.keep("receipt.json", raw)
+        if self._options.receipt is not None:
+            write_receipt(self._options.receipt, raw)
+            path = self._options.receipt
+        self._move(self._live.record.state, receipt=str(path))
+        self._tell("receipt", path=str(path))
 
     # -- what is noted ----------------------------------------------------------------------------------------
 

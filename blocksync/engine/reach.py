@@ -183,6 +183,11 @@ class Reach:
             shutil.rmtree(path, ignore_errors=True)
 
     @property
+    def identity(self) -> Identity:
+        """This machine's."""
+        return self._identity
+
+    @property
     def fingerprint(self) -> bytes:
         """Of the receiver's certificate, 32 bytes."""
         return self._pin.fingerprint

@@ -9,17 +9,21 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from blocksync.control.server import ControlServer
 from blocksync.control.service import Peer
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.receipts import attest
 from blocksync.engine.receiver import PeerPort, Receiver
 from blocksync.engine.rights import Rights
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import rehearsal_folder, slot_folder, slot_name_for
+from blocksync.engine.view import parse_status_address, receiver_view
 from blocksync.errors import StateError, UsageError, from_os_error
 from blocksync.manifest.folder import OsFolder
 from blocksync.options import Listening, Progress, ReceiveOptions, ReceiveResult, TargetSpec
+from blocksync.platforms import memory_bytes
 from blocksync.protocol.messages import ControlPort
 from blocksync.targets import open_target
 from blocksync.transports.listener import DataListener
@@ -41,14 +45,17 @@ class Serving:
 
     def __init__(self, options: ReceiveOptions, state: Path) -> None:
         self._options = options
-        self._committed: list[tuple[str, int]] = []
+        self._committed: list[tuple[str, int, float]] = []
         self._changed = threading.Condition()
         self._exits = contextlib.ExitStack()
+        self._started = time.time()
+        status = parse_status_address(options.status_listen)
         rights = Rights(options.user, state)
         with rights.of_state():
             identity = Identity.load_or_create(state)
             self._grants = Grants(state)
             self._grants.peers()  # a damaged file is told at the start, not to the first sender
+        self._identity = identity
         self._fingerprint = identity.fingerprint
         self._desk = PairingDesk(identity, name=socket.gethostname())
         with contextlib.ExitStack() as exits:
@@ -72,7 +79,7 @@ class Serving:
             context = LiveServerContext(identity, self._grants.certificates).context
             listener = DataListener(context, options.listen, options.data_port, self._receiver.authorise)
             exits.callback(listener.close)
-            server = ControlServer(self, context, options.listen, options.control_port)
+            server = ControlServer(self, context, options.listen, options.control_port, status)
             exits.callback(server.stop)
             rights.give_up([slot.target for slot in slots.values()])
             self._receiver.data_port = listener.port
@@ -80,6 +87,7 @@ class Serving:
             server.start()
             self._exits = exits.pop_all()
         self._control_port = server.port
+        self._status_port = server.status_port
 
     # -- what the control server asks -------------------------------------------------------------------------
 
@@ -96,6 +104,15 @@ class Serving:
 
     def port_for(self, peer: Peer) -> ControlPort:
         return PeerPort(self._receiver, peer)
+
+    def receipt(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
+        return attest(request, peer, self._receiver.slot_for, self._identity)
+
+    def view(self, peer: Peer | None) -> dict[str, Any]:
+        names = list(self._receiver.slots) if peer is None else self._receiver.allowed_slots(peer)
+        slots = [self._receiver.slots[name] for name in names]
+        memory = memory_bytes() if peer is None else 0
+        return receiver_view(slots, self._committed, started=self._started, memory=memory)
 
     def status(self, peer: Peer) -> dict[str, object]:
         said: dict[str, object] = {}
@@ -125,16 +142,17 @@ class Serving:
             code=code.text,
             fingerprint=self._fingerprint.hex(),
             slots=slots,
+            status_port=self._status_port,
         )
 
     def run(self, cancel: Cancel) -> ReceiveResult:
         """Serve until cancelled, or until each slot has committed once where ``once`` is asked for."""
         while not cancel.is_set():
             with self._changed:
-                if self._options.once and {slot for slot, _ in self._committed} >= set(self._receiver.slots):
+                if self._options.once and {slot for slot, _, _ in self._committed} >= set(self._receiver.slots):
                     break
                 self._changed.wait(timeout=0.2)
-        return ReceiveResult(committed=tuple(self._committed))
+        return ReceiveResult(committed=tuple((slot, generation) for slot, generation, _ in self._committed))
 
     def close(self) -> None:
         """Stop listening, end the sessions; what is durable stays."""
@@ -144,7 +162,7 @@ class Serving:
         if progress.stage == "committed":
             store = self._receiver.slots[progress.slot].store
             with self._changed:
-                self._committed.append((progress.slot, store.generation if store else 0))
+                self._committed.append((progress.slot, store.generation if store else 0, time.time()))
                 self._changed.notify_all()
         if self._options.progress is not None:
             self._options.progress(progress)

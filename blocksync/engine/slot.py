@@ -86,11 +86,23 @@ class Slot:
         self._rehash: threading.Thread | None = None
         self._rehash_failure: BlocksyncError | None = None
         self._failed = False
+        self.durable_before = 0
 
     @staticmethod
     def holds_state(folder: OsFolder) -> bool:
         """Whether a pass was ever begun into this folder's slot."""
         return bool(folder.list())
+
+    @property
+    def failed(self) -> bool:
+        """Whether the target or the state could not be used again after a failure."""
+        return self._failed
+
+    @property
+    def durable_total(self) -> int:
+        """Bytes made durable since this process opened the slot."""
+        session = self.session
+        return self.durable_before + (session.landing.durable_bytes if session is not None else 0)
 
     @property
     def store(self) -> SlotStore | None:
@@ -271,6 +283,7 @@ class Slot:
                 link.abort()
             failure = session.landing.failure
             session.landing.drain()
+            self.durable_before += session.landing.durable_bytes
             session.landing.due.set()
             if session.checkpointer is not None and session.checkpointer is not threading.current_thread():
                 session.checkpointer.join()

@@ -356,6 +356,12 @@ def io_counts(number: int) -> IoCounts | None:
     return IoCounts(reads=reads, read_sectors=read_sectors, read_ms=read_ms, writes=writes, write_ms=write_ms)
 
 
+def memory_bytes() -> int:
+    """Resident memory of this process; 0 where the system does not tell."""
+    fields = _text(Path("/proc/self/statm")).split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+
+
 def set_priority(nice: int) -> None:
     """Give all threads of this process a CPU priority, and the IO priority that the kernel derives from it.
 

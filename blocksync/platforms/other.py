@@ -120,6 +120,11 @@ def io_counts(_number: int) -> IoCounts | None:
     return None
 
 
+def memory_bytes() -> int:
+    """Not told here."""
+    return 0
+
+
 def set_priority(nice: int) -> None:
     """CPU priority where the system has it."""
     if hasattr(os, "setpriority"):

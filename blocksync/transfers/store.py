@@ -35,19 +35,21 @@ from blocksync.transfers.record import RECORD_BYTES, DiskRecord, TransferRecord,
 from blocksync.transfers.states import TERMINAL, TransferState, check_move, has_expired, to_collect
 
 RECORD = "record.json"
-_FRESH = "record.new"
+_FRESH = "fresh"
 
 
 class LiveTransfer:
     """A transfer that this process works on; every change is durable when it returns. Thread-safe.
 
     Args:
-        folder: held.
+        path: of the transfer's folder.
+        folder: the same, held.
         record: as it stands in the folder, or a new one, which is written.
         exits: what else is held.
     """
 
-    def __init__(self, folder: Folder, record: TransferRecord, exits: contextlib.ExitStack) -> None:
+    def __init__(self, path: Path, folder: Folder, record: TransferRecord, exits: contextlib.ExitStack) -> None:
+        self._path = path
         self._folder = folder
         self._lock = threading.Lock()
         self._exits = exits
@@ -73,12 +75,25 @@ class LiveTransfer:
                 check_move(self.record.state, to)
             self._write(dataclasses.replace(self.record, state=to, touched=now, **changes))  # type: ignore[arg-type]
 
-    def _write(self, record: TransferRecord) -> None:
+    def keep(self, name: str, content: bytes) -> Path:
+        """Put a file beside the record, durably; its path.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        with self._lock:
+            self._replace(name, content)
+        return self._path / name
+
+    def _replace(self, name: str, content: bytes) -> None:
         with contextlib.closing(self._folder.open(_FRESH, create=True)) as file:
-            file.pwrite(0, encode(record))
+            file.pwrite(0, content)
             file.sync()
-        self._folder.replace(_FRESH, RECORD)
+        self._folder.replace(_FRESH, name)
         self._folder.sync()
+
+    def _write(self, record: TransferRecord) -> None:
+        self._replace(RECORD, encode(record))
         self.record = record
 
     def close(self) -> None:
@@ -189,7 +204,7 @@ class TransferStore:
                 )
             folder = exits.enter_context(self._held(record))
             record = dataclasses.replace(record, to=to, disks=tuple(disks), validity_days=validity_days, fault=None)
-            live = LiveTransfer(folder, record, exits.pop_all())
+            live = LiveTransfer(self.folder(record.id), folder, record, exits.pop_all())
         try:
             if live.record.state not in (TransferState.READY, TransferState.WAITING):
                 # Its process was killed, or it ended with an error: from here on both are the same.
@@ -208,7 +223,7 @@ class TransferStore:
         """
         with contextlib.ExitStack() as exits:
             folder = exits.enter_context(self._held(record))
-            return LiveTransfer(folder, self.load(record.id), exits.pop_all())
+            return LiveTransfer(self.folder(record.id), folder, self.load(record.id), exits.pop_all())
 
     def remove(self, transfer: str) -> None:
         """Remove what is kept of an idle transfer.

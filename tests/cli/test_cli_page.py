@@ -41,6 +41,7 @@ def test_the_objects_have_the_fields_of_the_page() -> None:
         "state",
         "pass",
         "verified",
+        "receipt",
     }
 
 
