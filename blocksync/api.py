@@ -8,6 +8,7 @@ everything resumable. Errors are :class:`blocksync.errors.BlocksyncError`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,12 +97,14 @@ __all__ = [
     "boot_test",
     "check",
     "check_flattened",
+    "clean_snapshots",
     "copy",
     "default_state_dir",
     "delete_transfer",
     "estimate",
     "flatten",
     "inspect",
+    "kept_snapshots",
     "limit_transfer",
     "manifests",
     "peers",
@@ -169,7 +172,7 @@ def send(source: str | Source, options: SendOptions, *, cancel: Cancel | None = 
     from blocksync.engine.sender import Sender
 
     token = cancel or Cancel()
-    with _opened(source, rescue=options.rescue) as disk, _reached(options) as reach:
+    with _reached(options) as reach, _sent([source], options) as (disk,):
         _look_first([disk], reach, options)
         with reach.route(options.slot) as route:
             try:
@@ -197,7 +200,7 @@ def send_disks(disks: Sequence[DiskSpec], options: SendOptions, *, cancel: Cance
 
     token = cancel or Cancel()
     names = [disk.source for disk in disks]
-    with _opened_together(names, rescue=options.rescue) as sources, _reached(options) as reach:
+    with _reached(options) as reach, _sent(names, options) as sources:
         _look_first(sources, reach, options)
         offered = reach.slots_patiently([disk.slot for disk in disks], options, token)
         slots = match_slots([(disk.source, disk.slot) for disk in disks], offered)
@@ -238,7 +241,8 @@ def transfer(
         return Operation(
             state=prepare(options.send.state_dir),
             reach=reach,
-            opening=lambda: _opened_together(names, rescue=rescue),
+            opening=lambda: _sent(names, dataclasses.replace(options.send, snapshot="none")),
+            snapshots=lambda: _sent(names, options.send),
             disks=[DiskSpec(source=name, slot=slot) for name, slot in zip(names, slots, strict=True)],
             options=options,
             cancel=token,
@@ -528,6 +532,34 @@ async def averify(source: str | Source, options: VerifyOptions) -> VerifyResult:
     return await _in_thread(lambda cancel: verify(source, options, cancel=cancel))
 
 
+def clean_snapshots(*, kept: bool = False) -> list[str]:
+    """Undo what transfers that died have left on this machine: suspended volumes, frozen filesystems, snapshots.
+
+    Args:
+        kept: also remove the snapshots that are kept for the next pass; it will then compare everything.
+
+    Returns:
+        what was done, a line each.
+
+    Raises:
+        SnapshotError: something could not be undone; the rest is.
+    """
+    from blocksync.snapshots.cleaning import clean
+
+    return clean(kept=kept)
+
+
+def kept_snapshots() -> list[str]:
+    """The snapshots that are kept on this machine to tell next passes what changed.
+
+    Raises:
+        SnapshotError: LVM does not answer.
+    """
+    from blocksync.snapshots.cleaning import kept_snapshots as listed
+
+    return listed()
+
+
 def inspect(disks: Sequence[str]) -> Layout:
     """What is on disks or disk images: partition tables, LVM, filesystems, and how much of them is used.
 
@@ -621,11 +653,28 @@ def _rescued(source: Source, rescue: bool) -> Source:
 
 @contextlib.contextmanager
 def _opened_together(sources: Sequence[str], *, rescue: bool) -> Iterator[list[Source]]:
-    """The seam for snapshots of one instant: all sources of a transfer are opened here."""
+    """All of them as they are."""
     from blocksync.sources import open_source
 
     with contextlib.ExitStack() as exits:
         yield [_rescued(exits.enter_context(open_source(source)), rescue) for source in sources]
+
+
+@contextlib.contextmanager
+def _sent(sources: Sequence[str | Source], options: SendOptions) -> Iterator[list[Source]]:
+    """All sources of a transfer, with snapshots of one instant below those that are named by a path."""
+    from blocksync.snapshots import Wishes, take
+
+    def say(message: str) -> None:
+        if options.progress is not None:
+            options.progress(Progress(stage="snapshot", slot=options.slot, message=message))
+
+    wishes = Wishes(size=options.snapshot_bytes, track=options.track, say=say)
+    named = [source for source in sources if isinstance(source, str)]
+    with take(named, options.snapshot, wishes) as opened:
+        waiting = iter(opened)
+        disks = [next(waiting) if isinstance(source, str) else source for source in sources]
+        yield [_rescued(disk, options.rescue) for disk in disks]
 
 
 @contextlib.contextmanager

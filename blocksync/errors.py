@@ -14,6 +14,11 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     │   ├── GroupIncompleteError   3   some disks of a transfer failed, others are committed
     │   └── NotConvergingError     3   passes do not get short on this link
     ├── SourceError                4
+    │   ├── SnapshotError          4   a snapshot cannot be taken, or its view broke
+    │   │   ├── SnapshotSpaceError    4
+    │   │   ├── SnapshotOverflowError 4
+    │   │   └── SnapshotRetryError    4   VSS says: later
+    │   ├── ChangesUnknownError    4   change tracking cannot say; told, then everything is read
     │   ├── NbdSourceError         4   an NBD server answered, and the answer is an error
     │   ├── NbdSourceLostError     4   an NBD server cannot be reached, or went away
     │   └── NbdSourceProtocolError 4   what an NBD server sent is no NBD
@@ -157,6 +162,38 @@ class SourceError(BlocksyncError):
     exit_code = 4
     code = "BS0400"
     default_remedy = "check the path and that you may read it"
+
+
+class SnapshotError(SourceError):
+    code = "BS1400"
+    default_remedy = "look at what lvs -a and dmsetup info say, or read the disk as it is with --live"
+
+
+class SnapshotSpaceError(SnapshotError):
+    code = "BS1401"
+    default_remedy = "free space in the volume group (vgs), or read the disk as it is with --live"
+
+
+class SnapshotOverflowError(SnapshotError):
+    """Its view broke while it was read: nothing of the pass is committed."""
+
+    code = "BS1402"
+    default_remedy = "make it bigger with --snapshot-size, or send when less is written"
+
+
+class SnapshotRetryError(SnapshotError):
+    """The system says that it can be tried again later."""
+
+    code = "BS1403"
+    retryable = True
+    default_remedy = "wait ten minutes, then run the same command again"
+
+
+class ChangesUnknownError(SourceError):
+    """Never ends a pass: the engine says why, and compares everything by digests."""
+
+    code = "BS1410"
+    default_remedy = "nothing: everything is read and compared by digests"
 
 
 class NbdSourceError(SourceError):

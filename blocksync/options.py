@@ -85,6 +85,10 @@ class SendOptions:
         replace: consent that another source's disk replaces what the slot holds.
         rescue: go on after what cannot be read: it is listed in the result, and zeros on the target.
         all_blocks: read every block, also those that no file uses.
+        snapshot: ``auto`` takes a snapshot of a source where that is possible, ``lvm`` and ``vss`` insist on one,
+            ``none`` reads what is there. Only of sources that are named by a path.
+        snapshot_bytes: size of each classic LVM snapshot; None to choose it.
+        track: keep what tells the next pass what changed (a snapshot, where nothing else does), and go by it.
         progress: called from a thread of ours, about once a second.
     """
 
@@ -102,6 +106,9 @@ class SendOptions:
     replace: bool = False
     rescue: bool = False
     all_blocks: bool = False
+    snapshot: str = "auto"
+    snapshot_bytes: int | None = None
+    track: bool = False
     progress: ProgressCallback | None = None
 
 
@@ -200,9 +207,11 @@ class SendResult:
         resumed: bytes that were durable already when an interrupted pass was taken up again.
         retries: connections that broke on the way.
         root: hex root of the digest tree that both ends agreed on.
-        consistency: ``live``, ``crash`` or ``application``.
         unused: bytes that no file uses, as the filesystems' allocation maps say, and that were therefore not read.
         notes: why what is not covered by a map was read as a whole.
+        consistency: ``live``, ``crash`` (this disk at one instant), ``crash-group`` (all disks of the transfer at the
+            same instant) or ``application`` (its writers took part).
+        tracker: whose word on what changed the pass went by; empty where all was compared by digests.
         unreadable: with ``rescue``, ``(offset, length)`` of what could not be read, in bytes: zeros on the target.
     """
 
@@ -222,6 +231,7 @@ class SendResult:
     bottleneck: str
     root: str
     consistency: str
+    tracker: str = ""
     unreadable: tuple[tuple[int, int], ...] = ()
     unused: int = 0
     notes: tuple[str, ...] = ()

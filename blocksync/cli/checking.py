@@ -9,6 +9,7 @@ import click
 
 from blocksync.cli.parameters import common
 from blocksync.cli.session import Session
+from blocksync.errors import UsageError
 
 
 @click.command()
@@ -22,6 +23,10 @@ from blocksync.cli.session import Session
     metavar="PATH",
     help="A target that would be offered here; may be repeated.",
 )
+@click.option(
+    "--clean", is_flag=True, help="Undo what transfers that were killed have left here: snapshots and holds."
+)
+@click.option("--kept", is_flag=True, help="With --clean: remove also the snapshots that are kept for next passes.")
 @common()
 def check(
     session: Session,
@@ -29,15 +34,21 @@ def check(
     to: str,
     slot: str,
     targets: tuple[str, ...],
+    clean: bool,
+    kept: bool,
     state_dir: Path | None,
 ) -> int:
-    """Look for what would stop or spoil a transfer, before it; nothing is changed.
+    """Look for what would stop or spoil a transfer, before it; without --clean nothing is changed.
 
     On the source: blocksync check /dev/sda --to HOST. On the target: blocksync check --target /dev/sdb. Each finding
     has a code that docs/ERRORS.md explains. Exit 0 without errors, else what the transfer would end with.
     """
     from blocksync import api
 
+    if kept and not clean:
+        raise UsageError("--kept says what --clean removes", remedy="write --clean --kept")
+    if clean:
+        return _clean(session, kept=kept)
     options = api.CheckOptions(
         sources=sources,
         to=to,
@@ -58,3 +69,15 @@ def check(
     facts = {"command": "check", "findings": [dataclasses.asdict(finding) for finding in result.findings]}
     session.output.result(facts, *lines)
     return result.exit_code
+
+
+def _clean(session: Session, *, kept: bool) -> int:
+    from blocksync import api
+
+    done = api.clean_snapshots(kept=kept)
+    left = api.kept_snapshots()
+    lines = [*done, *(f"kept for the next pass: {name}" for name in left)]
+    session.output.result(
+        {"command": "check", "cleaned": done, "kept": left}, *(lines or ["nothing was left here"])
+    )
+    return 0

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from blocksync.transfers.figures import TransferResult
 
 MAX_RANGES_SHOWN = 20
+CONSISTENCY = {
+    "live": "read live: consistent only if nobody wrote to it meanwhile",
+    "crash": "a snapshot of this disk at one instant, as after a power cut",
+    "crash-group": "a snapshot of all disks at the same instant, as after a power cut",
+    "application": "a snapshot in which the applications took part",
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -219,6 +225,9 @@ def summary(result: SendResult, where: str) -> list[str]:
     if result.unused:
         lines.append(f"left out {show_size(result.unused)} that no file uses")
     lines.extend(f"note: {note}" for note in result.notes)
+    lines.append(CONSISTENCY[result.consistency])
+    if result.tracker:
+        lines.append(f"only what {result.tracker} says has changed was read")
     if result.resumed:
         lines.append(f"resumed: {show_size(result.resumed)} were durable already")
     if result.retries:

@@ -12,7 +12,7 @@ import click
 from blocksync.cli.codes import asker, given_code
 from blocksync.cli.cutover import conclude, cutover_options, end_of, limit_options, tell_disks, transfer_options
 from blocksync.cli.display import showing
-from blocksync.cli.parameters import PATH, block_size, common, level
+from blocksync.cli.parameters import PATH, block_size, common, level, sized
 from blocksync.cli.session import Session
 from blocksync.errors import GroupIncompleteError, IntegrityError, UsageError
 from blocksync.options import (
@@ -82,6 +82,18 @@ rescue_option = click.option(
     metavar="SECONDS",
     help="Go on trying for so long without progress.",
 )
+@click.option(
+    "--snapshot",
+    type=click.Choice(["auto", "lvm", "vss", "none"]),
+    default="auto",
+    show_default=True,
+    help="Read a snapshot of each SOURCE: where possible, or insist.",
+)
+@click.option("--live", is_flag=True, help="Read what is there: --snapshot none.")
+@click.option(
+    "--snapshot-size", type=sized(1 << 20), metavar="SIZE", help="Of a classic LVM snapshot. [default: measured]"
+)
+@click.option("--track", is_flag=True, help="Keep what tells the next pass what changed, and read only that.")
 @click.option("--replace", is_flag=True, help="Let this disk replace the copy of another one in the slot.")
 @rescue_option
 @all_blocks_option
@@ -104,6 +116,10 @@ def send(
     replace: bool,
     rescue: bool,
     all_blocks: bool,
+    snapshot: str,
+    live: bool,
+    snapshot_size: int | None,
+    track: bool,
     **more: Any,
 ) -> int:
     """Make one pass from SOURCE to a receiver, or follow it; several disks of one machine go as one transfer.
@@ -115,6 +131,8 @@ def send(
     from blocksync import api
 
     disks = disk_specs(sources, slot)
+    if live and snapshot not in ("auto", "none"):
+        raise UsageError(f"--live and --snapshot {snapshot} contradict each other", remedy="leave one of them out")
     given = given_code(session, to, code, code_file)
     with session.cancellable() as cancel, showing(session.output) as display:
         options = SendOptions(
@@ -130,6 +148,9 @@ def send(
             replace=replace,
             rescue=rescue,
             all_blocks=all_blocks,
+            snapshot="none" if live else snapshot,
+            snapshot_bytes=snapshot_size,
+            track=track,
             progress=display,
         )
         wanted = transfer_options(session, options, **more)

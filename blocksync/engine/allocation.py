@@ -33,6 +33,7 @@ class AllocatedSource(Source):
         self.size = base.size
         self.sector_bytes = base.sector_bytes
         self.capabilities = base.capabilities
+        self.tracker = base.tracker
 
     def extents(self) -> Iterator[Extent]:
         return overlay(self._base.extents(), self._map.used(0, self.size), self.size)

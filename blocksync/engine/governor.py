@@ -111,6 +111,7 @@ class Governed(Source):
         self.size = source.size
         self.sector_bytes = source.sector_bytes
         self.capabilities = source.capabilities
+        self.tracker = source.tracker
 
     def _counts(self) -> IoCounts | None:
         return io_counts(self._device) if self._device is not None else None

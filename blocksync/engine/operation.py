@@ -54,7 +54,7 @@ Opening = Callable[[], AbstractContextManager[list[Source]]]
 # A follower that lost its receiver looks for it at least this often.
 LONGEST_RETRY_SECONDS = 60.0
 # Weakest first: a transfer is as consistent as its weakest disk.
-_CONSISTENCIES = ("live", "crash", "application")
+_CONSISTENCIES = ("live", "crash", "crash-group", "application")
 
 
 class Clock:
@@ -84,7 +84,9 @@ class Operation:
     Args:
         state: the state folder, prepared.
         reach: the receiver.
-        opening: opens all sources anew, as of one instant where they can be; once a pass.
+        opening: opens all sources anew, as they are.
+        snapshots: opens them anew as of one instant, for each pass but the final one: what stands still needs no
+            snapshot, and what is frozen allows none. The same as ``opening`` when left out.
         disks: what goes where; every slot is named.
         options: of the caller.
         cancel: stops it, resumably.
@@ -101,6 +103,7 @@ class Operation:
         options: TransferOptions,
         cancel: Cancel,
         clock: Clock | None = None,
+        snapshots: Opening | None = None,
     ) -> None:
         check_validity(options.validity_days)
         check_latency(options.limits, [disk.source for disk in disks])
@@ -116,6 +119,7 @@ class Operation:
         self._state_dir = state
         self._reach = reach
         self._opening = opening
+        self._snapshots = snapshots or opening
         self._disks = tuple(disks)
         self._options = options
         self._cancel = cancel
@@ -216,7 +220,7 @@ class Operation:
         self._cancel.check()
         self._move(TransferState.PREPARING, until=0.0)
         began = self._clock.now()
-        with self._opening() as sources:
+        with (self._snapshots if still is None else self._opening)() as sources:
             governed = [
                 govern(source, disk.source, self._limits, self._cancel)
                 for source, disk in zip(sources, self._disks, strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from blocksync.engine.dirty import DirtyMap, worth_reading
 from blocksync.extents import Extent, ExtentKind, align, cover, split
 from blocksync.geometry import SEGMENT_BYTES, Geometry
 from blocksync.manifest.working import BlockMap
@@ -47,6 +48,7 @@ def plan(
     geometry: Geometry,
     known: BlockMap,
     *,
+    dirty: DirtyMap | None = None,
     fresh: bool = False,
     skipped: Callable[[int], None] = lambda _length: None,
 ) -> Iterator[Step]:
@@ -59,6 +61,7 @@ def plan(
     Args:
         extents: of the source, covering the disk.
         known: what the receiver holds; read while the pass runs, but only for ranges not yet walked.
+        dirty: what changed since the receiver's claims were made; None where nobody knows.
         fresh: every block that the receiver knows nothing of reads as zeros there.
         skipped: told the bytes of unused ranges, as they are walked.
     """
@@ -68,8 +71,7 @@ def plan(
             if held is not None:
                 yield held
                 held = None
-            for piece in split(extent, step_bytes(geometry)):
-                yield ScanChunk(piece.offset, piece.length)
+            yield from _scans(extent, geometry, known, dirty)
             continue
         if extent.kind is ExtentKind.UNUSED:
             skipped(extent.length)
@@ -82,6 +84,16 @@ def plan(
             held = SendZeros(offset, length)
     if held is not None:
         yield held
+
+
+def _scans(extent: Extent, geometry: Geometry, known: BlockMap, dirty: DirtyMap | None) -> Iterator[ScanChunk]:
+    for piece in split(extent, step_bytes(geometry)):
+        if dirty is None:
+            yield ScanChunk(piece.offset, piece.length)
+            continue
+        for first, count in worth_reading(dirty, known, *geometry.blocks_of(piece.offset, piece.length)):
+            start = first * geometry.block_bytes
+            yield ScanChunk(start, min(count * geometry.block_bytes, geometry.size - start))
 
 
 def resend(ranges: Iterable[tuple[int, int]], geometry: Geometry) -> Iterator[Step]:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from blocksync.engine.adapt import LevelControl
 from blocksync.engine.allocation import allocated
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.dirty import DirtyMap
 from blocksync.engine.outbound import Outbound
 from blocksync.engine.pace import Pace
 from blocksync.engine.plan import Step, plan, resend
 from blocksync.engine.sync import sync_map
 from blocksync.engine.tally import Tally
+from blocksync.engine.tracking import Tracking
 from blocksync.errors import (
     BlocksyncError,
     IncompleteError,
@@ -151,6 +153,9 @@ class Pass:
         # Cancelling may come from a signal handler, on top of a frame of this very thread.
         self._lock = threading.RLock()
         self._durable = 0
+        self._tracking = Tracking(
+            transfer.source, transfer.route.copy, answer, lambda said: self._tell("planning", message=said)
+        )
 
     def run(self) -> SendResult:
         """Bring the receiver up to date and commit.
@@ -183,7 +188,9 @@ class Pass:
         sync_map(control, answer.session, known, answer.root)
         if answer.pass_open:
             transfer.resumed = max(transfer.resumed, answer.known_bytes)
-        self._work(transfer.source.extents(), known)
+        dirty = self._tracking.dirty(self._geometry, self._kind, known)
+        transfer.tally.sampled(self._tracking.sampled_bytes)
+        self._work(self._tracking.watch(transfer.source.extents()), known, dirty)
         transfer.source.check()
         self._tell("committing")
         committed = control.commit(answer.session, CommitRequest(root=known.root()))
@@ -195,12 +202,15 @@ class Pass:
             # The pass is committed all the same; the next one fetches the manifest from the receiver.
             self._tell("done", message=f"the manifest's copy could not be kept: {error.message}")
         else:
+            self._tracking.keep(committed.generation, committed.root, self._geometry)
             self._tell("done")
         return self._result(committed.generation, committed.root)
 
-    def _work(self, extents: Iterator[Extent], known: BlockMap) -> None:
+    def _work(self, extents: Iterator[Extent], known: BlockMap, dirty: DirtyMap | None) -> None:
         self._transfer.unused = 0
-        steps = plan(extents, self._geometry, known, fresh=self._answer.fresh, skipped=self._transfer.skip)
+        steps = plan(
+            extents, self._geometry, known, dirty=dirty, fresh=self._answer.fresh, skipped=self._transfer.skip
+        )
         again = self._round(_with_gaps(steps, self._geometry.size, self._transfer.tally.passed), known)
         if not again:
             return
@@ -309,6 +319,7 @@ class Pass:
             consistency=transfer.source.capabilities.consistency,
             unused=transfer.unused,
             notes=transfer.notes,
+            tracker=self._tracking.provider,
             unreadable=transfer.source.unreadable(),
         )
 

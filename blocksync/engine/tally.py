@@ -37,6 +37,11 @@ class Tally:
             self._read_seconds += read_seconds
             self._scan_seconds += scan_seconds
 
+    def sampled(self, length: int) -> None:
+        """Read to test a tracker's word; the range counts as done when its turn comes."""
+        with self._lock:
+            self._read += length
+
     def passed(self, length: int) -> None:
         """A range that needed no reading: a hole, told to the receiver or known to it."""
         with self._lock:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import struct
+import zlib
 
 from blocksync.errors import BlocksyncError, StateError
 from blocksync.geometry import Geometry
@@ -13,6 +16,10 @@ from blocksync.manifest.format import Header
 from blocksync.manifest.working import BlockMap
 
 COPY_FILE = "manifest"
+CHANGES_FILE = "changes"
+# What was left unread may be millions of runs; a file that is longer than what is written here is none of ours.
+MOST_TOKEN_BYTES = 64 << 20
+_CHECKSUM = struct.Struct("<I")
 
 
 class ManifestCopy:
@@ -61,6 +68,48 @@ class ManifestCopy:
             write_mark="",
         )
         write_manifest(self._folder, COPY_FILE, header, known)
+
+    def save_token(self, manifest_id: bytes, generation: int, root: bytes, token: dict[str, str]) -> None:
+        """Keep a tracker's token beside the copy, bound to the generation that it belongs to.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        body = {"manifest": manifest_id.hex(), "generation": generation, "root": root.hex(), "token": token}
+        raw = json.dumps(body).encode()
+        temporary = f"{CHANGES_FILE}.new"
+        file = self._folder.open(temporary, create=True)
+        try:
+            file.pwrite(0, _CHECKSUM.pack(zlib.crc32(raw)) + raw)
+            file.sync()
+        finally:
+            file.close()
+        self._folder.replace(temporary, CHANGES_FILE)
+        self._folder.sync()
+
+    def load_token(self, manifest_id: bytes, generation: int, root: bytes | None) -> dict[str, str] | None:
+        """The token of exactly this generation; None where there is none that is sound.
+
+        Args:
+            root: of the digest tree that was committed then; None where that is not known.
+        """
+        try:
+            if not self._folder.exists(CHANGES_FILE):
+                return None
+            file = self._folder.open(CHANGES_FILE)
+            try:
+                raw = file.pread(0, MOST_TOKEN_BYTES)
+            finally:
+                file.close()
+            if len(raw) < _CHECKSUM.size or _CHECKSUM.unpack_from(raw)[0] != zlib.crc32(raw[_CHECKSUM.size :]):
+                return None
+            body = json.loads(raw[_CHECKSUM.size :])
+            bound = body["manifest"], body["generation"]
+            if bound != (manifest_id.hex(), generation) or (root is not None and body["root"] != root.hex()):
+                return None
+            return {str(name): str(value) for name, value in body["token"].items()}
+        except (StateError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def drop(self) -> None:
         """Forget the copy, because it proved damaged."""

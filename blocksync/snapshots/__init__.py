@@ -1,1 +1,7 @@
-"""Making a source stand still, for as long as it takes to look at it."""
+"""Point-in-time views of disks that are in use: taken, opened as sources, removed again whatever happens."""
+
+from __future__ import annotations
+
+from blocksync.snapshots.taking import Wishes, take
+
+__all__ = ["Wishes", "take"]

@@ -2,7 +2,7 @@
 
 The work is done by ``watchdog.py`` in a process of its own, which thaws when this one says so, when this one dies, and
 when the time is over. Where the watchdog itself is killed, this process thaws; only where both are killed at one
-moment does a filesystem stay frozen (``fsfreeze --unfreeze MOUNT`` is the way out then).
+moment does a filesystem stay frozen (``blocksync check --clean`` or ``fsfreeze --unfreeze MOUNT`` is the way out then).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import select
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 
 from blocksync.errors import QuietError, from_os_error
 from blocksync.platforms import below, loops_over, mounts_of
+from blocksync.snapshots.records import Records
 from blocksync.snapshots.watchdog import FITHAW
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")
@@ -140,6 +142,23 @@ def standing_still(quiet: Quiet) -> Iterator[Stillness]:
     Raises:
         QuietError: it could not be made to, or did not stay so until the end.
     """
+    with _noted(quiet.mounts):
+        yield from _standing_still(quiet)
+
+
+@contextlib.contextmanager
+def _noted(mounts: Sequence[str]) -> Iterator[None]:
+    """What is frozen stands in a record, so that ``check --clean`` thaws it where both processes were killed."""
+    if not mounts:
+        yield
+        return
+    records, name = Records(), f"freeze-{secrets.token_hex(4)}"
+    with records.running(name):
+        records.update(name, frozen=tuple(mounts))
+        yield
+
+
+def _standing_still(quiet: Quiet) -> Iterator[Stillness]:
     environment = {**os.environ, **dict(quiet.environment)}
     try:
         process = subprocess.Popen(

@@ -13,6 +13,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from blocksync.changes.base import Tracker
 from blocksync.extents import Extent
 
 
@@ -26,7 +27,8 @@ class SourceCapabilities:
         alignment: offsets, lengths and buffer addresses must be multiples of this many bytes, except for a
             read that ends at the end of the disk; 1 where it does not matter.
         consistency: what a read of the whole disk means: ``"live"`` while somebody may be writing,
-            ``"crash"`` for a point-in-time view, ``"application"`` where writers took part.
+            ``"crash"`` for a point-in-time view of this disk alone, ``"crash-group"`` for one that all disks of
+            the transfer have of the same instant, ``"application"`` where writers took part.
     """
 
     extents: bool
@@ -53,6 +55,8 @@ class Source(abc.ABC):
     """Bytes, a multiple of 512 (a file's last partial sector reads as zeros)."""
     sector_bytes: int
     capabilities: SourceCapabilities
+    tracker: Tracker | None = None
+    """Tells what changed since an earlier pass, where something on this machine keeps track."""
 
     @abc.abstractmethod
     def extents(self) -> Iterator[Extent]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from blocksync.changes.bitmap import BitmapTracker
 from blocksync.errors import BlocksyncError, SourceError
 from blocksync.extents import Extent
 from blocksync.nbd.address import Address, parse_address
@@ -51,6 +52,8 @@ class NbdSource(Source):
         self.size = -(-agreed.size // SECTOR_BYTES) * SECTOR_BYTES
         self.identity = identity or f"nbd:{address.text}"
         self.capabilities = SourceCapabilities(extents=knows_extents(self.export), direct=False, alignment=1)
+        if address.bitmap:
+            self.tracker = BitmapTracker(self.export)
         if not self.size:
             self.close()
             raise SourceError(f"the source {name} is empty", remedy="name an export that holds something")

@@ -98,7 +98,7 @@ class VolumeSource(Source):
 
 
 def _strength(consistency: str) -> int:
-    return {"crash": 1, "application": 2}.get(consistency, 0)
+    return {"crash": 1, "crash-group": 2, "application": 3}.get(consistency, 0)
 
 
 def open_place_source(text: str) -> VolumeSource:

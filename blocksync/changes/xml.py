@@ -1,0 +1,43 @@
+"""The little XML that thin_delta and era_invalidate print: flat elements with whole numbers, read a line at a time.
+
+A parser of general XML is not needed and would bring its hazards; what does not look as expected is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from blocksync.errors import ChangesUnknownError
+
+_ELEMENT = re.compile(r"\s*<(/?)([a-z_]+)((?:\s+[a-z_]+=\"[^\"<>&]*\")*)\s*(/?)>\s*")
+_ATTRIBUTE = re.compile(r"([a-z_]+)=\"([^\"]*)\"")
+
+
+def elements(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield name and attributes of each opening element, in order.
+
+    Raises:
+        ChangesUnknownError: something else stands there.
+    """
+    for line in text.splitlines():
+        at = 0
+        while at < len(line.rstrip()):
+            match = _ELEMENT.match(line, at)
+            if match is None:
+                raise ChangesUnknownError(f"unexpected words in the list of changes: {line[:80]!r}")
+            at = match.end()
+            if not match[1]:
+                yield match[2], dict(_ATTRIBUTE.findall(match[3]))
+
+
+def number(attributes: dict[str, str], name: str) -> int:
+    """A whole number.
+
+    Raises:
+        ChangesUnknownError: it is none.
+    """
+    text = attributes.get(name, "")
+    if not (text.isascii() and text.isdigit()):
+        raise ChangesUnknownError(f"the list of changes has {text!r} for {name}")
+    return int(text)
