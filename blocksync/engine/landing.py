@@ -49,13 +49,22 @@ class _Claim:
 
 
 @dataclass(slots=True)
+class _EachClaim:
+    """Single blocks that a window will claim; digests and sub-digests are theirs, one after the other."""
+
+    blocks: list[int]
+    digests: bytes
+    pages: bytes
+
+
+@dataclass(slots=True)
 class _Window:
     plain_bytes: int = 0
     held_bytes: int = 0
     writers: int = 0
     blocks: set[int] = field(default_factory=set)
     zero_runs: list[tuple[int, int]] = field(default_factory=list)
-    claims: list[_Claim] = field(default_factory=list)
+    claims: list[_Claim | _EachClaim] = field(default_factory=list)
     held: list[tuple[int, bytes]] = field(default_factory=list)  # (offset, content)
     held_zeros: list[tuple[int, int]] = field(default_factory=list)  # (offset, length)
     intents: list[tuple[int, int]] = field(default_factory=list)  # block runs
@@ -158,16 +167,16 @@ class Landing:
         window = self._enter(first, span, only=[first + patch.index for patch in patches])
         try:
             blocks = [first + patch.index for patch in patches]
-            claims, writes, used = self._patched(blocks, patches, pages)
+            claim, writes, used = self._patched(blocks, patches, pages)
             if used != len(pages):
                 raise ProtocolError("a PATCH carries more pages than its table names")
             runs = [(block, 1) for block in blocks]
             with self._state:
                 window.intents.extend(runs)
-                if fold(self._store.kind, self._store.key, b"".join(c.digests for c in claims)) != digest:
+                if fold(self._store.kind, self._store.key, claim.digests) != digest:
                     self._again.extend((b * geometry.block_bytes, geometry.block_length(b)) for b in blocks)
                     return
-                window.claims.extend(claims)
+                window.claims.append(claim)
                 window.held.extend(writes)
                 size = sum(len(data) for _, data in writes)
                 window.held_bytes += size
@@ -180,9 +189,9 @@ class Landing:
 
     def _patched(
         self, blocks: list[int], patches: list[BlockPatch], pages: memoryview
-    ) -> tuple[list[_Claim], list[tuple[int, bytes]], int]:
+    ) -> tuple[_EachClaim, list[tuple[int, bytes]], int]:
         geometry = self._geometry
-        claims: list[_Claim] = []
+        digests, subdigests = bytearray(), bytearray()
         writes: list[tuple[int, bytes]] = []
         used = 0
         old = bytearray(geometry.block_bytes)
@@ -200,9 +209,10 @@ class Landing:
                 view[at : at + size] = piece
                 writes.append((start + at, bytes(piece)))
                 used += size
-            digests, subdigests = self._digest(view)
-            claims.append(_Claim(block, 1, digests, subdigests))
-        return claims, writes, used
+            digest, subs = self._digest(view)
+            digests += digest
+            subdigests += subs
+        return _EachClaim(blocks, bytes(digests), bytes(subdigests)), writes, used
 
     def _apply(self, claims: list[_Claim], writes: Iterable[tuple[int, memoryview]], size: int) -> None:
         first, count = claims[0].first, claims[0].count
@@ -312,14 +322,18 @@ class Landing:
             self._target.zero(offset, length)
         self._target.sync()
         for claim in window.claims:
-            if claim.digests:
+            if isinstance(claim, _EachClaim):
+                self._store.claim_each(claim.blocks, claim.digests, claim.pages)
+            elif claim.digests:
                 self._store.claim(claim.first, claim.digests, claim.pages)
             else:
                 self._store.claim_zero(claim.first, claim.count)
         self._store.sync()
 
-    def _bytes_of(self, claim: _Claim) -> int:
+    def _bytes_of(self, claim: _Claim | _EachClaim) -> int:
         block = self._geometry.block_bytes
+        if isinstance(claim, _EachClaim):
+            return sum(map(self._geometry.block_length, claim.blocks))
         return min(claim.count * block, self._geometry.size - claim.first * block)
 
     # -- ends -----------------------------------------------------------------------------------------------

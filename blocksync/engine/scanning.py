@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from blocksync.engine.delta import Changes, patch_payload, sort_blocks
@@ -147,19 +147,9 @@ class Scanner:
             digests = room.digests[: len(patches) * DIGEST_BYTES]
             payload = b"".join((encode_patch_table(patches), room.payload[:used]))
             yield PatchRun(offset=at, payload=payload, digest=fold(self._kind, self._key, digests))
-            self._claim_patches(first, patches, digests, room.pages)
+            blocks = [first + patch.index for patch in patches]
+            self._known.claim_each(blocks, digests, room.pages[: len(blocks) * self._slot_bytes])
         return done
-
-    def _claim_patches(
-        self, first: int, patches: Sequence[BlockPatch], digests: memoryview, pages: memoryview
-    ) -> None:
-        """Claim patched blocks; ``digests`` and ``pages`` are theirs, one after the other."""
-        for number, patch in enumerate(patches):
-            self._known.claim(
-                first + patch.index,
-                digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES],
-                pages[number * self._slot_bytes : (number + 1) * self._slot_bytes],
-            )
 
     # -- chunks -----------------------------------------------------------------------------------------------
 

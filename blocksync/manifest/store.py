@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from typing_extensions import ParamSpec
@@ -197,6 +197,17 @@ class SlotStore:
             count = len(digests) // DIGEST_BYTES
             self._append(RecordKind.CLAIM, b"".join((RUN.pack(first, count), digests, pages)))
             self._change_map(self.map.claim, first, digests, pages)
+
+    def claim_each(self, blocks: Sequence[int], digests: bytes, pages: bytes) -> None:
+        """As :meth:`claim`, of single blocks; digests and sub-digests are theirs, one after the other."""
+        per_block = self.geometry.pages_per_block * PAGE_DIGEST_BYTES
+        with self._lock:
+            self._sound()
+            for number, block in enumerate(blocks):
+                digest = digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES]
+                subs = pages[number * per_block : (number + 1) * per_block]
+                self._append(RecordKind.CLAIM, b"".join((RUN.pack(block, 1), digest, subs)))
+            self._change_map(self.map.claim_each, blocks, digests, pages)
 
     def claim_zero(self, first: int, count: int) -> None:
         """Claim blocks that durably read as zeros."""
