@@ -38,7 +38,7 @@ class Progress:
         read: bytes read from the source.
         changed: plain bytes sent.
         seconds: since the pass began.
-        bottleneck: ``read``, ``processor``, ``link`` or empty.
+        bottleneck: ``read``, ``processor``, ``link``, ``target`` (the receiver is at work) or empty.
         level: of compression at the moment; None while it is off.
         kind: of the pass, ``full`` or ``incremental``; empty until the receiver has said it.
         message: for people, one line, where there is something to say (a retry, a code).

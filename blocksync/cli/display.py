@@ -24,7 +24,12 @@ LINE_SECONDS = 5.0
 OBJECT_SECONDS = 0.5
 """Between two progress objects; a pass reports once a second anyway."""
 
-_BOTTLENECKS = {"read": "reading the source", "processor": "the processor", "link": "the link"}
+_BOTTLENECKS = {
+    "read": "reading the source",
+    "processor": "the processor",
+    "link": "the link",
+    "target": "writing the target",
+}
 _MOVING = frozenset({"transferring", "verifying", "rebuilding"})
 HAPPENINGS = frozenset({"opened", "paired", "committed", "closed"})
 """Stages that are events of a receiver, not moments of a pass."""

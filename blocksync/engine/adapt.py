@@ -1,26 +1,100 @@
-"""Chooses the compression level by what a pass gains from it.
+"""Chooses the compression level: the one at which the disk's changed bytes leave fastest.
 
-Whether compressing pays depends on the link, the content and on who else wants the processor; on one machine's loopback
-even a waiting socket means a busy processor. So the level is found by trying: what counts is the rate at which
-changed bytes of the disk leave, whatever their size on the wire. How long the threads sit in ``send`` says in which
-direction to try first: mostly sending → a higher level; hardly → a lower one. A try that brings less is taken back,
-and tried again only after a while, since links and disks change.
+A level is bound by the link or by the processor. For a byte of the disk that must be sent, packing at level L costs
+``pack(L)`` seconds of processor and leaves ``ratio(L)`` bytes; each of these costs ``send`` seconds of processor
+(encryption, TCP); everything else costs ``rest``. So bytes of the disk leave at the smaller of ::
+
+    link / ratio(L)         where the link carries so many bytes a second
+    cores / (rest + pack(L) + send * ratio(L))
+
+All of that is measured while the pass runs, in processor time, which waiting does not distort. What a level costs that
+was not used lately is scaled from the one in use by :data:`PROFILE`. The cores are what this process uses plus what
+the machine leaves idle: on a machine that has other work (or both ends of the transfer), compressing gets no more. The
+link's rate is seen whenever the threads wait for it; where the receiver says that its connections are at work rather
+than waiting for us, then it is not the link that makes us wait, and bytes saved on it gain nothing.
+
+Trying levels one after the other was the way before: it took seconds to settle, since content that comes in runs
+changes the rate more than a level does.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from blocksync.platforms import processor_seconds
 
 # From cheap to thorough. None is off.
 LADDER: tuple[int | None, ...] = (None, -5, -1, 1, 3, 5, 7, 9, 12, 15)
-START_RUNG = 1
-# A rate measured over less time or less data says little.
-DECIDE_SECONDS = 0.4
-DECIDE_BYTES = 2 << 20
-# What was measured longer ago than this many decisions is measured again.
-STALE_DECISIONS = 12
-WORTH_MOVING = 1.04
-MOSTLY_SENDING = 0.5
+# What each level costs and leaves, against level 1: zstd 1.5 on text and programs. Only the steps between levels count.
+PROFILE: dict[int, tuple[float, float]] = {
+    -5: (0.6, 1.30),
+    -1: (0.8, 1.10),
+    1: (1.0, 1.00),
+    3: (1.7, 0.95),
+    5: (3.2, 0.92),
+    7: (4.8, 0.90),
+    9: (7.0, 0.89),
+    12: (16.0, 0.88),
+    15: (35.0, 0.87),
+}
+START_LEVEL = 1
+# A decision rests on what was measured over so much time and data.
+DECIDE_SECONDS = 0.2
+DECIDE_BYTES = 1 << 20
+# While compression is off, one frame in so many is packed all the same: content changes.
+SAMPLE_EVERY = 32
+# Costs of a level that was not used for so long are scaled from the one in use.
+STALE_SECONDS = 20.0
+WORTH_MOVING = 1.005
+# Up at most so many rungs at a time: what lies far above is known by its profile alone.
+STEPS_UP = 2
+# Share of the threads' time spent waiting for the socket, above which it is the link that holds them.
+WAITING = 0.25
+# Share of its connections' time that a receiver spends at work, above which it is what makes us wait.
+RECEIVER_BUSY = 0.6
+# Where nobody waits for the link it may be faster than it was: tried now and then, and more rarely when in vain.
+PROBE_SECONDS = 2.0
+PROBE_AT_LEAST_EVERY_SECONDS = 60.0
+# Where a machine is busy and we do not use our share, the scheduler gives us this much more when we ask for it.
+FAIR_CORES = 0.2
+# When it turns out that it does not, that is believed for so long.
+UNFAIR_SECONDS = 20.0
+
+
+@dataclass(slots=True)
+class _Cost:
+    """Of one level: seconds of processor and bytes left, a byte packed; when that was last seen."""
+
+    seconds: float
+    ratio: float
+    seen: float
+
+
+@dataclass(slots=True)
+class _Span:
+    """What has been counted since the last decision; seconds of processor unless said otherwise."""
+
+    plain: int = 0
+    wire: int = 0
+    offered: int = 0  # bytes that were to be packed
+    shrank: int = 0  # and of these what did shrink
+    sending: float = 0.0
+    waiting: float = 0.0  # of wall clock, in all threads
+    packing: float = 0.0
+    packed: dict[int, list[float]] = field(default_factory=dict)  # level: bytes in, bytes out, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Where time comes from; tests bring their own."""
+
+    now: Callable[[], float] = time.monotonic
+    process: Callable[[], float] = time.process_time
+    machine: Callable[[], tuple[float, float]] = processor_seconds
 
 
 class LevelControl:
@@ -29,61 +103,191 @@ class LevelControl:
     Args:
         fixed: a level from the user, 0 for never; None adapts.
         threads: connections that work at once.
+        bounds: lowest and highest level to choose from; 0 for off.
     """
 
-    def __init__(self, fixed: int | None, threads: int) -> None:
+    def __init__(
+        self,
+        fixed: int | None,
+        threads: int,
+        bounds: tuple[int, int] = (0, 15),
+        clocks: Clocks | None = None,
+    ) -> None:
         self._fixed = fixed
         self._threads = threads
+        self._clocks = clocks or Clocks()
+        self._ladder = tuple(level for level in LADDER if bounds[0] <= _rank(level) <= bounds[1])
+        if not self._ladder:
+            self._ladder, self._fixed = (START_LEVEL,), bounds[0]
         self._lock = threading.Lock()
-        self._rung = START_RUNG
-        self._rates: dict[int, tuple[float, int]] = {}
-        self._decisions = 0
-        self._last = (0.0, 0, 0.0)
-        self._started = False
+        start = START_LEVEL if START_LEVEL in self._ladder else self._ladder[-1]
+        self._level = start
+        self._costs: dict[int, _Cost] = {}
+        self._reference: int | None = None
+        self._share = 1.0
+        self._link = math.inf
+        self._probed = 0.0
+        self._probing = False
+        self._assumed = 0.0
+        self._unfair_until = 0.0
+        self._probe_every = PROBE_SECONDS
+        self._receiver_busy = 0.0
+        self._span = _Span()
+        self._began: tuple[float, float, tuple[float, float]] | None = None
+        self._frames = 0
 
     @property
     def level(self) -> int | None:
-        """The level to use now; None for none."""
-        if self._fixed is not None:
-            return self._fixed or None
-        return LADDER[self._rung]
+        """The level in use; None for none."""
+        return (self._fixed or None) if self._fixed is not None else self._level
 
-    def observe(self, now: float, changed: int, send_seconds: float) -> None:
-        """Look at the totals so far (they only grow) and decide.
+    def next_level(self) -> int | None:
+        """The level for the next frame: the one in use, but for a sample now and then while it is off."""
+        level = self.level
+        if level is not None or self._fixed is not None:
+            return level
+        with self._lock:
+            self._frames += 1
+            sample = self._frames % SAMPLE_EVERY == 0
+        packing = [rung for rung in self._ladder if rung is not None]
+        return (self._reference or packing[0]) if sample and packing else None
 
-        Args:
-            now: a monotonic clock, seconds.
-            changed: plain bytes sent.
-            send_seconds: that all threads together spent in sending.
-        """
+    # -- what the connections tell ------------------------------------------------------------------------------
+
+    def packed(self, level: int, before: int, after: int | None, seconds: float) -> None:
+        """A frame was to be packed: bytes, None after it where it does not shrink, and seconds of processor."""
+        with self._lock:
+            self._span.packing += seconds
+            self._span.offered += before
+            if after is None:
+                return
+            self._span.shrank += before
+            sums = self._span.packed.setdefault(level, [0.0, 0.0, 0.0])
+            for at, value in enumerate((before, after, seconds)):
+                sums[at] += value
+
+    def sent(self, plain: int, wire: int, seconds: float, waited: float) -> None:
+        """A frame was sent: bytes of the disk, bytes on the wire, seconds of processor, seconds of waiting."""
         if self._fixed is not None:
             return
         with self._lock:
-            if not self._started:
-                self._started, self._last = True, (now, changed, send_seconds)
-                return
-            then, had, had_sent = self._last
-            passed, gained = now - then, changed - had
-            if passed < DECIDE_SECONDS:
-                return
-            self._last = (now, changed, send_seconds)
-            if gained < DECIDE_BYTES:
-                return
-            self._decisions += 1
-            rate = gained / passed
-            self._rates[self._rung] = (rate, self._decisions)
-            sending = (send_seconds - had_sent) / (passed * self._threads)
-            self._rung = self._choose(rate, 1 if sending > MOSTLY_SENDING else -1)
+            span = self._span
+            span.plain += plain
+            span.wire += wire
+            span.sending += seconds
+            span.waiting += waited
+            now = self._clocks.now()
+            if self._began is None:
+                self._begin(now)
+            elif now - self._began[0] >= DECIDE_SECONDS and span.plain >= DECIDE_BYTES:
+                self._decide(now)
 
-    def _choose(self, rate: float, direction: int) -> int:
-        best, best_rate = self._rung, rate * WORTH_MOVING
-        for rung in (self._rung + direction, self._rung - direction):
-            if not 0 <= rung < len(LADDER):
+    def receiver_busy(self, share: float) -> None:
+        """The receiver said which share of their time its connections spent at work instead of waiting for us."""
+        with self._lock:
+            self._receiver_busy = share
+
+    @property
+    def receiver_holds(self) -> bool:
+        """Whether it is the receiver's own work that lets the connections wait, and not the link."""
+        return self._receiver_busy > RECEIVER_BUSY
+
+    # -- deciding, under the lock -------------------------------------------------------------------------------
+
+    def _begin(self, now: float) -> None:
+        self._began = (now, self._clocks.process(), self._clocks.machine())
+        self._span = _Span()
+
+    def _decide(self, now: float) -> None:
+        assert self._began is not None
+        then, process, (busy, all_) = self._began
+        span, passed = self._span, now - then
+        used = (self._clocks.process() - process) / passed
+        busy_now, all_now = self._clocks.machine()
+        waits = span.waiting > WAITING * passed * self._threads
+        if not waits and used < self._assumed * 0.8:
+            self._unfair_until = now + UNFAIR_SECONDS
+        fair = waits and now > self._unfair_until
+        cores = self._cores(used, (busy_now - busy) / passed, (all_now - all_) / passed, fair=fair)
+        self._assumed = cores if fair else 0.0
+        self._begin(now)
+        self._learn(span, now)
+        self._watch_link(span.wire / passed, now, waits=waits)
+        rest = max(used * passed - span.packing - span.sending, 0.0) / span.plain
+        send = span.sending / max(span.wire, 1)
+        link = math.inf if self.receiver_holds else self._link
+        speeds = {level: self._speed(level, link, cores, rest, send) for level in self._ladder}
+        self._level = self._choose(speeds)
+
+    def _cores(self, used: float, busy: float, all_: float, *, fair: bool) -> float:
+        if not all_:
+            return used + 1.0  # this system does not tell: one more is a fair guess
+        return used + max(all_ - busy, 0.0) + (FAIR_CORES if fair else 0.0)
+
+    def _learn(self, span: _Span, now: float) -> None:
+        if span.offered >= DECIDE_BYTES / 4:
+            # Only a part of what is sent can be packed; the rest was found not to shrink.
+            self._share = (self._share + span.shrank / span.offered) / 2
+        for level, (before, after, seconds) in span.packed.items():
+            if before < DECIDE_BYTES / 4:
                 continue
-            seen = self._rates.get(rung)
-            fresh = seen is not None and self._decisions - seen[1] < STALE_DECISIONS
-            if not fresh and rung == self._rung + direction:
-                return rung
-            if fresh and seen is not None and seen[0] > best_rate:
-                best, best_rate = rung, seen[0]
-        return best
+            new = _Cost(seconds / before, after / before, now)
+            old = self._costs.get(level)
+            if old is not None and now - old.seen < STALE_SECONDS:
+                new.seconds = (new.seconds + old.seconds) / 2
+                new.ratio = (new.ratio + old.ratio) / 2
+            self._costs[level] = new
+            self._reference = level
+
+    def _watch_link(self, seen: float, now: float, *, waits: bool) -> None:
+        if waits:
+            if self._probing:
+                self._probe_every = min(self._probe_every * 2, PROBE_AT_LEAST_EVERY_SECONDS)
+            self._probing, self._probed = False, now
+            # Waiting for the link and for the processor by turns looks slower than the link is.
+            slower = math.isfinite(self._link) and seen < self._link
+            self._link = (self._link + seen) / 2 if slower else seen
+        elif math.isfinite(self._link):
+            self._link = max(self._link, seen)
+            if now - self._probed > self._probe_every:
+                self._link, self._probing = math.inf, True
+        elif self._probing:
+            self._probe_every, self._probing = PROBE_SECONDS, False
+
+    def _speed(self, level: int | None, link: float, cores: float, rest: float, send: float) -> float:
+        """Bytes of the disk a second at a level."""
+        share = self._share
+        pack, ratio = (0.0, 1.0) if level is None else self._cost(level)
+        wire = 1.0 - share + share * ratio
+        return min(link / wire, cores / max(rest + share * pack + send * wire, 1e-12))
+
+    def _cost(self, level: int) -> tuple[float, float]:
+        """Seconds and bytes left, for a byte packed at a level."""
+        reference = self._costs.get(self._reference) if self._reference is not None else None
+        known = self._costs.get(level)
+        if reference is None or self._reference is None:
+            # Nothing was packed yet: what a core of these years does.
+            seconds, ratio = PROFILE[level]
+            return seconds * 3e-9, min(ratio * 0.5, 1.0)
+        if known is not None and reference.seen - known.seen < STALE_SECONDS:
+            return known.seconds, known.ratio
+        (seconds, ratio), (from_seconds, from_ratio) = PROFILE[level], PROFILE[self._reference]
+        # What does not shrink at one level does not at another.
+        saved = (1.0 - reference.ratio) / (1.0 - from_ratio * 0.5) * (1.0 - ratio * 0.5)
+        return reference.seconds * seconds / from_seconds, 1.0 - saved
+
+    def _choose(self, speeds: dict[int | None, float]) -> int | None:
+        at = self._ladder.index(self._level)
+        reachable = self._ladder[: at + STEPS_UP + 1]
+        best = max(speeds[level] for level in reachable)
+        if speeds[self._level] * WORTH_MOVING >= best:
+            return self._level
+        # The cheapest of those that are as good.
+        return next(level for level in reachable if speeds[level] * WORTH_MOVING >= best)
+
+
+def _rank(level: int | None) -> float:
+    """Where a level lies between a user's bounds, of which 0 is off: the negative ones come before 1."""
+    if level is None:
+        return 0
+    return level if level > 0 else 0.5

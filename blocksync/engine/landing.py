@@ -115,6 +115,7 @@ class Landing:
         self._active = 0
         self._again: list[tuple[int, int]] = []
         self.durable_bytes = 0
+        self._busy_seconds = 0.0
         self.due = threading.Event()
         """Set when the filling window is full: somebody should call :meth:`checkpoint`."""
 
@@ -335,6 +336,16 @@ class Landing:
         if isinstance(claim, _EachClaim):
             return sum(map(self._geometry.block_length, claim.blocks))
         return min(claim.count * block, self._geometry.size - claim.first * block)
+
+    def worked(self, seconds: float) -> None:
+        """A connection was at work for so long instead of waiting for the sender."""
+        with self._state:
+            self._busy_seconds += seconds
+
+    @property
+    def busy_seconds(self) -> float:
+        """Of all connections together."""
+        return self._busy_seconds
 
     # -- ends -----------------------------------------------------------------------------------------------
 

@@ -141,18 +141,18 @@ class Outbound:
                 self.again.extend(self._core.heard(*complete))
                 return
 
-    def _send(self, link: Link, *parts: bytes | memoryview) -> None:
+    def _send(self, link: Link, *parts: bytes | memoryview, plain: int = 0) -> None:
         size = sum(len(part) for part in parts)
         # Held back by --bwlimit is held back by the link: it counts for the level and for what is the bottleneck.
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.thread_time()
         self._pace.wait(size, self._stop)
         try:
             link.send(*parts)
         except BlocksyncError as error:
             self._explain(error)
-        self._tally.sent(size, time.perf_counter() - began)
-        counts = self._tally.counts()
-        self._levels.observe(time.monotonic(), counts.changed, counts.send_seconds)
+        took, work = time.perf_counter() - began, time.thread_time() - worked
+        self._tally.sent(size, took)
+        self._levels.sent(plain, size, work, max(took - work, 0.0))
 
     def _explain(self, error: BlocksyncError) -> None:
         # A receiver that refuses says why before it closes: look for that before blaming the network. Not for long: a
@@ -184,7 +184,12 @@ class Outbound:
             codec, payload = self._pack(plain)
             link = self._linked()
             head = self._core.data if isinstance(finding, DataRun) else self._core.patch
-            self._send(link, head(finding.offset, len(plain), len(payload), codec, finding.digest), payload)
+            self._send(
+                link,
+                head(finding.offset, len(plain), len(payload), codec, finding.digest),
+                payload,
+                plain=len(plain),
+            )
             self._tally.changed_data(len(plain))
 
     def _send_zeros(self, offset: int, length: int) -> None:
@@ -193,8 +198,12 @@ class Outbound:
         self._tally.zeros(length)
 
     def _pack(self, plain: memoryview) -> tuple[Codec, bytes | memoryview]:
-        level = self._levels.level
+        level = self._levels.next_level()
         if level is None:
             return Codec.RAW, plain
+        began, worked = time.perf_counter(), time.thread_time()
         packed = self._packer.pack(plain, level) if self._packer.shrinks(plain) else None
+        after = None if packed is None else len(packed)
+        self._levels.packed(level, len(plain), after, time.thread_time() - worked)
+        self._tally.packed(time.perf_counter() - began)
         return (Codec.RAW, plain) if packed is None else (Codec.ZSTD, packed)

@@ -221,7 +221,9 @@ class PeerPort(ControlPort):
                     durable=found.landing.durable_bytes,
                 )
             )
-        return Heartbeat(durable=found.landing.durable_bytes, epoch=found.epoch)
+        return Heartbeat(
+            durable=found.landing.durable_bytes, epoch=found.epoch, busy=int(found.landing.busy_seconds * 1000)
+        )
 
     def commit(self, session: bytes, request: CommitRequest) -> CommitAnswer:
         slot, found = self._find(session)

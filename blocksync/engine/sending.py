@@ -123,7 +123,9 @@ class Transfer:
         counts = self.tally.counts()
         stages = {"read": counts.read_seconds, "link": counts.send_seconds, "processor": counts.scan_seconds}
         name = max(stages, key=lambda stage: stages[stage])
-        return name if stages[name] else ""
+        if not stages[name]:
+            return ""
+        return "target" if name == "link" and self.levels.receiver_holds else name
 
 
 class Pass:
@@ -278,10 +280,13 @@ class Pass:
         """Signs of life and progress."""
         control = self._transfer.route.control
         heard = time.monotonic()
+        busy = 0
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
                 beat = control.heartbeat(self._answer.session)
-                heard = time.monotonic()
+                passed, heard = time.monotonic() - heard, time.monotonic()
+                self._transfer.levels.receiver_busy((beat.busy - busy) / 1000 / (passed * self._answer.connections))
+                busy = beat.busy
                 self._durable = beat.durable
             except NetworkError as error:
                 if time.monotonic() - heard > DEAD_AFTER_SECONDS:

@@ -42,6 +42,11 @@ class Tally:
         with self._lock:
             self._read += length
 
+    def packed(self, seconds: float) -> None:
+        """Compressing is the processor's work as digesting is."""
+        with self._lock:
+            self._scan_seconds += seconds
+
     def passed(self, length: int) -> None:
         """A range that needed no reading: a hole, told to the receiver or known to it."""
         with self._lock:

@@ -143,10 +143,14 @@ class OpenAnswer(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat(Message):
-    """The receiver's answer to a sender's sign of life."""
+    """The receiver's answer to a sender's sign of life.
+
+    ``busy`` is what makes the sender wait: the receiver's own work, where that rises by as much as time passes.
+    """
 
     durable: int
     epoch: int
+    busy: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
