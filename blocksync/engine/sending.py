@@ -284,7 +284,7 @@ class Pass:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
                 beat = control.heartbeat(self._answer.session)
-                passed, heard = time.monotonic() - heard, time.monotonic()
+                passed, heard = max(time.monotonic() - heard, 0.1), time.monotonic()
                 self._transfer.levels.receiver_busy((beat.busy - busy) / 1000 / (passed * self._answer.connections))
                 busy = beat.busy
                 self._durable = beat.durable
