@@ -117,6 +117,7 @@ __all__ = [
     "send_disks",
     "stop_transfer",
     "transfer",
+    "transfer_flattened",
     "transfers",
     "verify",
     "verify_receipt",
@@ -266,6 +267,37 @@ def verify_receipt(
     return inspect_receipt(path, sender=sender, receiver=receiver, state=prepare(state_dir))
 
 
+def transfer_flattened(
+    sources: Sequence[str], options: TransferOptions, flatten: FlattenOptions, *, cancel: Cancel | None = None
+) -> tuple[TransferResult, FlattenResult]:
+    """As :func:`transfer`, with each logical volume of some disks going to a standard partition of one target.
+
+    Args:
+        sources: paths of all disks of the volume groups, the one that boots first.
+        options: ``send.slot`` names the target's slot.
+        flatten: ``table``, ``grow``, ``encrypted``, ``names`` and ``repair`` are looked at.
+
+    Raises:
+        FlattenRefusedError: the layout, before anything is written; each reason has its class.
+        BlocksyncError: as :func:`transfer`, and of the repair.
+    """
+    from blocksync.flatten.sending import transfer_flattened as worked
+
+    rescue = options.send.rescue
+    with contextlib.ExitStack() as exits:
+        with _opened_together(sources, rescue=rescue) as disks:
+            reach = exits.enter_context(_reached(options.send))
+            _look_first(disks, reach, options.send)
+        return worked(
+            lambda: _opened_together(sources, rescue=rescue),
+            prepare(options.send.state_dir),
+            reach,
+            options,
+            flatten,
+            cancel or Cancel(),
+        )
+
+
 async def atransfer(disks: Sequence[DiskSpec], options: TransferOptions) -> TransferResult:
     """:func:`transfer` for asyncio; cancelling the task stops it and leaves it resumable."""
     return await _in_thread(lambda cancel: transfer(disks, options, cancel=cancel))
@@ -338,9 +370,12 @@ def receive(options: ReceiveOptions, *, cancel: Cancel | None = None) -> Receive
         BlocksyncError: others.
     """
     from blocksync.engine.serving import Serving
+    from blocksync.flatten.dividing import Dividing
 
     token = cancel or Cancel()
-    with contextlib.closing(Serving(options, prepare(options.state_dir))) as serving:
+    state = prepare(options.state_dir)
+    dividing = Dividing(state, mend=options.repair, boot=options.boot_test)
+    with contextlib.closing(Serving(options, state, dividing)) as serving:
         listening = serving.listening()
         if options.on_listening is not None:
             options.on_listening(listening)

@@ -142,6 +142,8 @@ class ReceiveOptions:
         user: become this user once targets and ports are open; the state folder is given to it. Only as root.
         status_listen: loopback ``ADDRESS:PORT`` of the status page, health and metrics in the clear; empty for none.
         on_listening: called with a :class:`Listening` once both ports answer.
+        repair: mend the system on a target that a sender flattened; mounts its filesystems.
+        boot_test: and boot a throw-away overlay of it.
     """
 
     targets: tuple[TargetSpec, ...]
@@ -153,6 +155,8 @@ class ReceiveOptions:
     once: bool = False
     user: str | None = None
     status_listen: str = ""
+    repair: bool = True
+    boot_test: bool = False
     progress: ProgressCallback | None = None
     on_listening: Callable[[Listening], None] | None = None
 
@@ -395,6 +399,7 @@ class FlattenResult:
         changed: ``(rule, path)`` of each file that the repair changed.
         loaders: what was done about booting, in lines.
         notes: what the reader should know.
+        boot: what a trial boot showed, where the receiver made one.
     """
 
     group: GroupResult
@@ -404,6 +409,7 @@ class FlattenResult:
     changed: tuple[tuple[str, str], ...] = ()
     loaders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    boot: dict[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

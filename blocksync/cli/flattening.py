@@ -216,4 +216,12 @@ def told(result: FlattenResult, target: str) -> list[str]:
         lines += [f"  {rule}: {path}" for rule, path in result.changed]
     lines += list(result.loaders)
     lines += [f"note: {note}" for note in result.notes]
+    if result.boot is not None:
+        verdict = (
+            "boots: a login prompt came"
+            if result.boot.get("good")
+            else f"does NOT boot: {result.boot.get('verdict')}"
+        )
+        lines.append(f"a throw-away overlay of it {verdict} ({result.boot.get('seen') or 'nothing seen'})")
+        lines += [f"  {result.boot['remedy']}"] if result.boot.get("remedy") else []
     return lines

@@ -45,6 +45,8 @@ _ANYWHERE = ("192.0.2.1", 9)
 @click.option(
     "--overwrite", multiple=True, metavar="PATH", help="Consent to this target not being empty. Repeatable."
 )
+@click.option("--no-repair", is_flag=True, help="Never mount and mend a system that a sender flattens to a target.")
+@click.option("--boot-test", is_flag=True, help="Boot a throw-away overlay of each system that was flattened here.")
 @click.option("--once", is_flag=True, help="Exit after one committed transfer to each target.")
 @click.option("--status-listen", default="", metavar="ADDRESS:PORT", help="Status page and metrics, loopback only.")
 @click.option("--listen", default="", metavar="ADDRESS", help="Listen on this address. [default: all]")
@@ -58,6 +60,8 @@ def recv(
     targets: tuple[str, ...],
     create: int | None,
     overwrite: tuple[str, ...],
+    no_repair: bool,
+    boot_test: bool,
     once: bool,
     status_listen: str,
     listen: str,
@@ -82,6 +86,8 @@ def recv(
             data_port=data_port,
             state_dir=state_dir,
             code_file=code_file,
+            repair=not no_repair,
+            boot_test=boot_test,
             once=once,
             user=user,
             status_listen=status_listen,

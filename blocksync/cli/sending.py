@@ -12,19 +12,23 @@ import click
 from blocksync.cli.codes import asker, given_code
 from blocksync.cli.cutover import conclude, cutover_options, end_of, limit_options, tell_disks, transfer_options
 from blocksync.cli.display import showing
+from blocksync.cli.flattening import growth, plan_options, told
 from blocksync.cli.parameters import PATH, block_size, common, level, sized
 from blocksync.cli.session import Session
-from blocksync.errors import GroupIncompleteError, IntegrityError, UsageError
+from blocksync.errors import BootFailedError, GroupIncompleteError, IntegrityError, UsageError
 from blocksync.options import (
     DEFAULT_CONNECTIONS,
     DEFAULT_RETRY_SECONDS,
     Digest,
     DiskSpec,
+    FlattenOptions,
     SendOptions,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from blocksync.options import FlattenResult
 
 MAX_CONNECTIONS = 64
 
@@ -95,6 +99,11 @@ rescue_option = click.option(
 )
 @click.option("--track", is_flag=True, help="Keep what tells the next pass what changed, and read only that.")
 @click.option("--replace", is_flag=True, help="Let this disk replace the copy of another one in the slot.")
+@click.option(
+    "--flatten", is_flag=True, help="Each logical volume of SOURCE becomes a partition, and the system boots there."
+)
+@plan_options
+@click.option("--no-repair", is_flag=True, help="With --flatten: leave the system on the target as it is.")
 @rescue_option
 @all_blocks_option
 @cutover_options
@@ -120,19 +129,29 @@ def send(
     live: bool,
     snapshot_size: int | None,
     track: bool,
+    flatten: bool,
+    table: str | None,
+    grow: tuple[str, ...],
+    encrypted: tuple[str, ...],
+    no_repair: bool,
     **more: Any,
 ) -> int:
     """Make one pass from SOURCE to a receiver, or follow it; several disks of one machine go as one transfer.
 
     Several are matched with the receiver's slots by order, or as SOURCE=SLOT. The first pass sends the disk, later
     ones what changed; one that was interrupted is resumed. The pairing code is needed the first time only: from
-    --code-file, the variable BLOCKSYNC_CODE or, on a terminal, a prompt.
+    --code-file, the variable BLOCKSYNC_CODE or, on a terminal, a prompt. With --flatten all SOURCEs together become
+    one target; --table, --grow and --encrypted are for that.
     """
     from blocksync import api
 
-    disks = disk_specs(sources, slot)
     if live and snapshot not in ("auto", "none"):
         raise UsageError(f"--live and --snapshot {snapshot} contradict each other", remedy="leave one of them out")
+    asked = FlattenOptions(table=table or "", grow=growth(grow), encrypted=encrypted, repair=not no_repair)
+    if not flatten and asked != FlattenOptions():
+        raise UsageError("--table, --grow, --encrypted and --no-repair go with --flatten")
+
+    disks = [DiskSpec(source=source, slot=slot) for source in sources] if flatten else disk_specs(sources, slot)
     given = given_code(session, to, code, code_file)
     with session.cancellable() as cancel, showing(session.output) as display:
         options = SendOptions(
@@ -154,14 +173,25 @@ def send(
             progress=display,
         )
         wanted = transfer_options(session, options, **more)
+        flattened: FlattenResult | None = None
         try:
-            result = api.transfer(disks, wanted, cancel=cancel)
+            if flatten:
+                wanted = dataclasses.replace(wanted, send=dataclasses.replace(options, slot=disks[0].slot))
+                names = [disk.source for disk in disks]
+                result, flattened = api.transfer_flattened(names, wanted, asked, cancel=cancel)
+            else:
+                result = api.transfer(disks, wanted, cancel=cancel)
         except GroupIncompleteError as error:
             tell_disks(session, error.outcomes)
             raise
+    if flattened is not None:
+        facts = {key: value for key, value in dataclasses.asdict(flattened).items() if key != "group"}
+        session.output.event("flattened", facts, *told(flattened, f"slot {disks[0].slot or 'of the receiver'}"))
     conclude(session, result, to)
     if not all(result.verified.values()):
         return IntegrityError.exit_code
+    if flattened is not None and flattened.boot is not None and not flattened.boot.get("good"):
+        return BootFailedError.exit_code
     return end_of(*(outcome.result for outcome in result.disks))
 
 

@@ -28,6 +28,9 @@ from blocksync.protocol.messages import (
     CommitAnswer,
     CommitRequest,
     ControlPort,
+    DivideAnswer,
+    DivideRequest,
+    FinishRequest,
     Heartbeat,
     OpenAnswer,
     OpenRequest,
@@ -118,6 +121,15 @@ class HttpControl(ControlPort):
         if not isinstance(slots, dict):
             raise ProtocolError("the receiver's status names no slots")
         return [str(name)[:MAX_TEXT_CHARACTERS] for name in slots]
+
+    def divide(self, request: DivideRequest) -> DivideAnswer:
+        return DivideAnswer.from_json(self._json("POST", "/v1/divide", request.to_json(), OPEN_SECONDS))
+
+    def finish(self, request: FinishRequest) -> dict[str, Any]:
+        said = self._json("POST", "/v1/finish", request.to_json(), COMMIT_SECONDS)
+        if not isinstance(said, dict):
+            raise ProtocolError("the receiver's report is no object")
+        return said
 
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
         with contextlib.ExitStack() as exits:

@@ -38,6 +38,8 @@ from blocksync.protocol.messages import (
     MAX_MESSAGE_BYTES,
     CommitRequest,
     ControlPort,
+    DivideRequest,
+    FinishRequest,
     OpenRequest,
     VerifyRequest,
 )
@@ -177,6 +179,8 @@ class ControlServer:
             web.post("/v1/verify", self._verify),
             web.post("/v1/receipt", self._receipt),
             *watching_routes(self._view),
+            web.post("/v1/divide", self._divide),
+            web.post("/v1/finish", self._finish),
         ]
 
     # -- requests ---------------------------------------------------------------------------------------------
@@ -221,6 +225,17 @@ class ControlServer:
         wanted = OpenRequest.from_json(await _json(request))
         answer = await self._work(lambda: port.open(wanted))
         return web.json_response(answer.to_json())
+
+    async def _divide(self, request: web.Request) -> web.Response:
+        port = await self._port(request)
+        wanted = DivideRequest.from_json(await _json(request))
+        answer = await self._work(lambda: port.divide(wanted))
+        return web.json_response(answer.to_json())
+
+    async def _finish(self, request: web.Request) -> web.Response:
+        port = await self._port(request)
+        wanted = FinishRequest.from_json(await _json(request))
+        return web.json_response(await self._work(lambda: port.finish(wanted)))
 
     async def _segments(self, request: web.Request) -> web.Response:
         port = await self._port(request)

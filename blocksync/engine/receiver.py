@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 from blocksync.control.service import Peer
+from blocksync.engine.division import Division
 from blocksync.engine.inbound import serve
 from blocksync.engine.rehearsal import Rehearsals
 from blocksync.engine.slot import Session, Slot
@@ -27,9 +29,13 @@ from blocksync.errors import (
 )
 from blocksync.options import Progress
 from blocksync.protocol.messages import (
+    MAX_TEXT_CHARACTERS,
     CommitAnswer,
     CommitRequest,
     ControlPort,
+    DivideAnswer,
+    DivideRequest,
+    FinishRequest,
     Heartbeat,
     OpenAnswer,
     OpenRequest,
@@ -53,6 +59,7 @@ class Receiver:
         allowed: the grants; asked for each operation.
         tell: takes progress events.
         scratch: folder for the state of rehearsals; None to refuse them.
+        division: divides targets for flatten; None to refuse that.
     """
 
     def __init__(
@@ -62,8 +69,12 @@ class Receiver:
         tell: Callable[[Progress], None],
         *,
         scratch: Path | None = None,
+        division: Division | None = None,
     ) -> None:
         self.slots = slots
+        self.division = division
+        self._parts: dict[str, tuple[str, Slot]] = {}
+        self._dividing = threading.Lock()
         self.rehearsals = Rehearsals(scratch)
         self.data_port = 0
         self.tell = tell
@@ -78,6 +89,9 @@ class Receiver:
         Raises:
             TrustError: none, or not granted; which of both is not told.
         """
+        part = self._parts.get(name)
+        if part is not None and self._allowed(peer, part[0]):
+            return part[1]
         granted = self.allowed_slots(peer)
         if not name and len(granted) == 1:
             name = granted[0]
@@ -98,17 +112,79 @@ class Receiver:
         Raises:
             PeerError: there is none (any more): retrying with a new session helps.
         """
-        for slot in (*self.slots.values(), *self.rehearsals.slots()):
+        parts = [slot for _, slot in tuple(self._parts.values())]
+        for slot in (*self.slots.values(), *parts, *self.rehearsals.slots()):
             session = slot.session
             if session is None or not hmac.compare_digest(session.session_id, session_id):
                 continue
             if fingerprint is not None and session.peer.fingerprint != fingerprint:
                 break
-            if not self._allowed(session.peer, slot.name):
+            if not self._allowed(session.peer, self._granted_as(slot)):
                 raise TrustError(f"the grant for slot {slot.name} was withdrawn")
             return slot, session
         # Retryable: the next attempt opens a new session and learns what is durable.
         raise NetworkError("the session has ended at the receiver")
+
+    def _granted_as(self, slot: Slot) -> str:
+        whole, part = self._parts.get(slot.name, ("", None))
+        return whole if slot is part else slot.name
+
+    def is_part(self, slot: Slot) -> bool:
+        """Whether a slot is a partition of a divided target."""
+        return self._parts.get(slot.name, ("", None))[1] is slot
+
+    def divide(self, peer: Peer, slot: Slot, request: DivideRequest) -> tuple[list[str], bool]:
+        """See :meth:`ControlPort.divide`; the parts are slots from then on."""
+        division = self._division()
+        with self._dividing:
+            for name, (whole, part) in tuple(self._parts.items()):
+                if whole == slot.name:
+                    part.vacate(peer)
+                    del self._parts[name]
+            slot.vacate(peer)
+            if slot.store is not None:
+                if not request.replace:
+                    raise PeerError(
+                        f"slot {slot.name} holds a copy of a whole disk",
+                        remedy="send to another slot, or consent with --replace to overwrite that copy",
+                    )
+                slot.forget()
+            parts, anew = division.divide(slot, request.plan, replace=request.replace)
+            self._parts.update({name: (slot.name, part) for name, part in parts.items()})
+        return list(parts), anew
+
+    def resume_divisions(self) -> None:
+        """Make the parts of targets that were divided before this start slots again."""
+        for slot in self.slots.values() if self.division is not None else ():
+            for name, part in self._division().resume(slot).items():
+                self._parts[name] = (slot.name, part)
+
+    def undivide(self, slot: Slot, *, replace: bool) -> None:
+        """Before a whole disk is sent to a slot: it must not be divided, or that must be consented to.
+
+        Raises:
+            PeerError: it is, and nobody consented.
+        """
+        if self.division is None or self.is_part(slot) or not self.division.divided(slot.name):
+            return
+        if not replace:
+            raise PeerError(
+                f"slot {slot.name} holds a flattened system",
+                remedy="send with --flatten, or consent with --replace to overwrite it with a whole disk",
+            )
+        with self._dividing:
+            self._parts = {name: each for name, each in self._parts.items() if each[0] != slot.name}
+            self.division.undo(slot)
+
+    def finish(self, slot: Slot) -> dict[str, Any]:
+        """See :meth:`ControlPort.finish`."""
+        with self._dividing:
+            return self._division().finish(slot)
+
+    def _division(self) -> Division:
+        if self.division is None:
+            raise PeerError("this receiver divides no targets", remedy="send the disk as it is, without --flatten")
+        return self.division
 
     def authorise(self, hello: Hello, fingerprint: bytes | None) -> Handler:
         """Admit a data connection that named its session and token; called by the listener.
@@ -142,6 +218,8 @@ class Receiver:
 
     def close(self) -> None:
         self.rehearsals.close()
+        if self.division is not None:
+            self.division.close()
         for slot in self.slots.values():
             slot.close()
 
@@ -160,6 +238,8 @@ class PeerPort(ControlPort):
 
     def open(self, request: OpenRequest) -> OpenAnswer:
         slot = self._receiver.slot_for(self._peer, request.slot)
+        if not request.rehearsal:
+            self._receiver.undivide(slot, replace=request.replace)
         if request.rehearsal:
             slot = self._receiver.rehearsals.begin(self._peer, slot, request.size)
         slot.await_abandoned(self._peer, request.run)
@@ -249,6 +329,21 @@ class PeerPort(ControlPort):
         self._receiver.rehearsals.finish(slot)
         self._tell("closed", slot, f"{self._peer.name} ended its session; what is durable stays")
 
+    def divide(self, request: DivideRequest) -> DivideAnswer:
+        slot = self._receiver.slot_for(self._peer, request.slot)
+        if self._receiver.is_part(slot):
+            raise PeerError(f"slot {slot.name} is a partition already")
+        parts, anew = self._receiver.divide(self._peer, slot, request)
+        how = "divided into" if anew else "is divided into"
+        self._tell("divided", slot, f"{self._peer.name}: the target {how} {len(parts)} partitions")
+        return DivideAnswer(slot=slot.name, parts=",".join(parts)[:MAX_TEXT_CHARACTERS], anew=anew)
+
+    def finish(self, request: FinishRequest) -> dict[str, Any]:
+        slot = self._receiver.slot_for(self._peer, request.slot)
+        report = self._receiver.finish(slot)
+        self._tell("finished", slot, "the system on the target is repaired", {"report": report})
+        return report
+
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
         slot = self._receiver.slot_for(self._peer, request.slot)
         size = request.size
@@ -273,7 +368,7 @@ class PeerPort(ControlPort):
         return slot, found
 
     def _tell(self, stage: str, slot: Slot, message: str, detail: dict[str, object] | None = None) -> None:
-        if slot is not self._receiver.slots.get(slot.name):
+        if slot is not self._receiver.slots.get(slot.name) and not self._receiver.is_part(slot):
             return  # a rehearsal is no news of its slot
         said = Progress(stage=stage, slot=slot.name, size=slot.target.size, message=message, detail=detail or {})
         self._receiver.tell(said)

@@ -15,6 +15,7 @@ from blocksync.control.server import ControlServer
 from blocksync.control.service import Peer
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.receipts import attest
+from blocksync.engine.division import Division
 from blocksync.engine.receiver import PeerPort, Receiver
 from blocksync.engine.rights import Rights
 from blocksync.engine.slot import Slot
@@ -41,9 +42,10 @@ class Serving:
     Args:
         options: of the caller.
         state: the state folder, prepared.
+        division: divides targets for flatten; closed with this.
     """
 
-    def __init__(self, options: ReceiveOptions, state: Path) -> None:
+    def __init__(self, options: ReceiveOptions, state: Path, division: Division | None = None) -> None:
         self._options = options
         self._committed: list[tuple[str, int, float]] = []
         self._changed = threading.Condition()
@@ -62,7 +64,8 @@ class Serving:
             exits.callback(rights.close)
             slots: dict[str, Slot] = {}
             for name, spec in _named(options.targets).items():
-                slot = _open_slot(name, spec, state, rights)
+                divided = division is not None and division.divided(name)
+                slot = _open_slot(name, spec, state, rights, divided=divided)
                 exits.callback(slot.close)
                 slots[name] = slot
             self._code_file = _CodeFile(options.code_file) if options.code_file is not None else None
@@ -75,7 +78,9 @@ class Serving:
                 lambda peer, slot: self._grants.allowed(peer.fingerprint, slot),
                 self._tell,
                 scratch=rehearsal_folder(state) / "receiver",
+                division=division,
             )
+            self._receiver.resume_divisions()
             context = LiveServerContext(identity, self._grants.certificates).context
             listener = DataListener(context, options.listen, options.data_port, self._receiver.authorise)
             exits.callback(listener.close)
@@ -159,7 +164,12 @@ class Serving:
         self._exits.close()
 
     def _tell(self, progress: Progress) -> None:
-        if progress.stage == "committed":
+        if progress.stage == "finished":
+            with self._changed:
+                # The parts' own generations tell how often; as a whole it is there, or not.
+                self._committed.append((progress.slot, 1, time.time()))
+                self._changed.notify_all()
+        if progress.stage == "committed" and progress.slot in self._receiver.slots:
             store = self._receiver.slots[progress.slot].store
             with self._changed:
                 self._committed.append((progress.slot, store.generation if store else 0, time.time()))
@@ -181,14 +191,14 @@ def _named(targets: Iterable[TargetSpec]) -> dict[str, TargetSpec]:
     return named
 
 
-def _open_slot(name: str, spec: TargetSpec, state: Path, rights: Rights) -> Slot:
+def _open_slot(name: str, spec: TargetSpec, state: Path, rights: Rights, *, divided: bool) -> Slot:
     with rights.of_state():
         folder = OsFolder(slot_folder(state, name))
     try:
         target = open_target(
             spec.path,
             create_size=spec.create_size,
-            overwrite=spec.overwrite or Slot.holds_state(folder),
+            overwrite=spec.overwrite or Slot.holds_state(folder) or divided,
             state_dir=state,
         )
         try:

@@ -182,6 +182,16 @@ class Slot:
             self.verifying[peer.fingerprint] -= 1
             self.settled.notify_all()
 
+    def vacate(self, peer: Peer) -> None:
+        """End the session of a sender that is gone, for ``peer``.
+
+        Raises:
+            SlotBusyError: one is at work.
+        """
+        self.await_abandoned(peer, b"")
+        with self.lock:
+            self._supersede(peer, b"")
+
     def _supersede(self, peer: Peer, run: bytes) -> None:
         session = self.session
         verifying = self.verifying.total()
@@ -309,6 +319,18 @@ class Slot:
                     self._store.close()
                 self._store = SlotStore.load_or_none(self._folder)
             self._failed = False
+
+    def forget(self) -> None:
+        """Drop all that is known of the target's content, durably; a session ends."""
+        with self.lock:
+            if self.session is not None:
+                self.end(self.session)
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+            for name in self._folder.list():
+                self._folder.remove(name)
+            self._folder.sync()
 
     def close(self) -> None:
         with self.lock:

@@ -6,6 +6,7 @@
     STATE/grants.json             receiver: who may write to which slot   (trust)
     STATE/receivers.json          sender: pinned receivers                (trust)
     STATE/slots/SLOT/             receiver: manifest and journal          (manifest)
+    STATE/divided/SLOT/           receiver: what a flattened target was divided for
     STATE/copies/RECEIVER/SLOT/   sender: copy of the manifest            (manifest)
     STATE/rehearsal/              both: state of an estimate's trial, gone at its end
     STATE/estimates/              sender: predictions                     (estimate)
@@ -54,6 +55,11 @@ def prepare(state_dir: Path | None) -> Path:
 
 def slot_folder(state: Path, slot: str) -> Path:
     return state / "slots" / slot
+
+
+def division_folder(state: Path, slot: str) -> Path:
+    """Where a receiver keeps what a slot's target was divided for (flatten)."""
+    return state / "divided" / slot
 
 
 def copy_folder(state: Path, receiver_fingerprint: bytes, slot: str) -> Path:

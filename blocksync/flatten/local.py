@@ -29,6 +29,8 @@ from blocksync.sources.base import Source
 from blocksync.targets import open_target
 
 _SLOT = "target"
+# A part that is being read again, since a repair wrote to it, is waited for as long as that takes.
+_PATIENCE_SECONDS = 5.0
 
 
 def wishes_of(options: FlattenOptions) -> Wishes:
@@ -122,7 +124,7 @@ def _copied(
             digest=options.digest,
             block_bytes=options.block_bytes,
             level=0,
-            retry_seconds=0,
+            retry_seconds=_PATIENCE_SECONDS,
             replace=options.replace,
             progress=options.progress,
         )

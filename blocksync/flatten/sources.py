@@ -11,6 +11,7 @@ from blocksync.extents import Extent
 from blocksync.flatten.aliases import mapper_name
 from blocksync.flatten.plan import Copy, Plan, make_plan
 from blocksync.flatten.refusals import Wishes
+from blocksync.sources import open_source
 from blocksync.sources.base import Source
 from blocksync.sources.volume import VolumeSource
 from blocksync.volumes.layout import Layout, read_layout
@@ -67,7 +68,10 @@ def pieces(disks: Sequence[Source], plan: Plan) -> Iterator[list[tuple[Copy, Sou
     found: list[tuple[Copy, Source]] = []
     try:
         for copy in plan.copies:
-            if copy.volume:
+            live = is_live(copy) if all(disk.name.startswith("/dev/") for disk in disks) else ""
+            if live:
+                found.append((copy, open_source(live)))
+            elif copy.volume:
                 found.append((copy, VolumeSource(_borrowed(disks), f"{copy.group}/{copy.volume}")))
             elif copy.partition:
                 found.append((copy, VolumeSource(_borrowed([disks[copy.disk or 0]]), str(copy.partition))))

@@ -78,6 +78,8 @@ def _parse(message: str, name: str, hint: type, value: object) -> Any:
             raise ProtocolError(f"{message}.{name} is not hexadecimal") from error
         if len(found) == FIELD_BYTES.get(name, len(found)):
             return found
+    if hint == dict[str, Any] and isinstance(value, dict):
+        return value
     raise ProtocolError(f"{message}.{name} has an unusable value")
 
 
@@ -188,6 +190,36 @@ class VerifyAnswer(Message):
     size: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DivideRequest(Message):
+    """A sender asks for a slot's target to be divided into partitions, each of which is then a slot.
+
+    ``plan`` is an object of flatten's own (docs/FLATTEN.md); it is checked by whoever divides.
+    """
+
+    version: int
+    slot: str
+    replace: bool
+    plan: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DivideAnswer(Message):
+    """The slot, and the numbers of the partitions that are slots now: ``SLOT.pN``; divided anew or as it was."""
+
+    slot: str
+    parts: str
+    anew: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishRequest(Message):
+    """A sender asks for a divided target to be made bootable, now that all its parts are committed."""
+
+    version: int
+    slot: str
+
+
 class ControlPort(abc.ABC):
     """What a sender can ask of a receiver; the HTTPS client and the receiver in the same process both are one.
 
@@ -222,6 +254,14 @@ class ControlPort(abc.ABC):
     @abc.abstractmethod
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
         """The answer, and the concatenated 32-byte digests of the pieces in order, in parts of any length."""
+
+    def divide(self, request: DivideRequest) -> DivideAnswer:
+        """Divide a slot's target, or find it divided like that."""
+        raise ProtocolError(f"this receiver divides no targets, slot {request.slot} neither")
+
+    def finish(self, request: FinishRequest) -> dict[str, Any]:
+        """Repair the system on a divided target; what was done, as an object of flatten's own."""
+        raise ProtocolError(f"this receiver divides no targets, slot {request.slot} neither")
 
     def abort(self) -> None:  # noqa: B027 - a port that never waits has nothing to abort
         """Make the calls that are waiting for an answer right now fail; from any thread. Later calls work."""

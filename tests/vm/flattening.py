@@ -1,7 +1,8 @@
 """The campaign of flatten: systems with their root on LVM are flattened, looked at and booted.
 
-``python -m tests.vm.flattening [--local] [--results FILE] [SYSTEM…]`` runs all that are named, or all there are, and writes a line
-of JSON each. Without ``--local`` a system goes over TLS on loopback, as ``blocksync send --flatten`` sends it.
+``python -m tests.vm.flattening [--local] [--results FILE] [SYSTEM…]`` runs all that are named, or all there are, and
+writes a line of JSON each. Without ``--local`` a system goes over TLS on loopback, as ``blocksync send --flatten``
+sends it.
 """
 
 from __future__ import annotations
@@ -146,7 +147,8 @@ def main(words: list[str]) -> int:
             facts = {"system": name, "ok": False, "faults": [f"{type(error).__name__}: {error}"]}
         good = good and bool(facts["ok"])
         line = json.dumps(facts)
-        print(line, flush=True)
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
         if results is not None:
             with results.open("a") as file:
                 file.write(line + "\n")

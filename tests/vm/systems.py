@@ -136,6 +136,14 @@ def build(recipe: Recipe, folder: Path) -> list[Path]:
     return disks
 
 
+def disks_of(recipe: Recipe, tree: Path, folder: Path) -> list[Path]:
+    """Disks with the files of any tree, which is changed by that; nothing is made bootable."""
+    disks = [folder / f"{recipe.name}-{number}.img" for number in range(recipe.disks)]
+    with tempfile.TemporaryDirectory(prefix="system-") as work:
+        _fill(recipe, disks, _partition(recipe, disks), tree, Path(work))
+    return disks
+
+
 def fs_uuid(recipe: Recipe, what: str) -> str:
     return str(uuid.uuid5(_NAMES, f"{recipe.name}/{what}"))
 

@@ -1,0 +1,144 @@
+"""The receiver's side of ``send --flatten``: a slot's target divided into parts, each of them a slot, and the repair.
+
+A sender sends a plan, which is checked like anything from the network; the table is written here, and the repair runs
+here, from the plan that was written down. See :class:`~blocksync.engine.division.Division`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blocksync.engine.slot import Slot
+from blocksync.engine.statedir import division_folder, slot_folder
+from blocksync.errors import BlocksyncError, FlattenSectorError, FlattenSpaceError, PeerError
+from blocksync.flatten import record
+from blocksync.flatten.boottest import boot_test
+from blocksync.flatten.ground import Ground, part_slot
+from blocksync.flatten.plan import Plan
+from blocksync.flatten.repair import RepairReport, RepairWishes, repair
+from blocksync.flatten.system import firmware_of
+from blocksync.manifest.folder import OsFolder
+
+_MOST_LINES = 150
+_MOST_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Divided:
+    ground: Ground
+    plan: Plan
+    parts: dict[str, Slot]
+
+
+class Dividing:
+    """Divides targets of this receiver.
+
+    Args:
+        state: its state folder.
+        mend: repair the system when the sender says that all is there.
+        boot: then boot an overlay of it.
+    """
+
+    def __init__(self, state: Path, *, mend: bool = True, boot: bool = False) -> None:
+        self._state = state
+        self._mend = mend
+        self._boot = boot
+        self._divided: dict[str, _Divided] = {}
+
+    def divided(self, name: str) -> bool:
+        return (division_folder(self._state, name) / "plan.json").exists()
+
+    def divide(self, slot: Slot, plan: dict[str, Any], *, replace: bool) -> tuple[dict[str, Slot], bool]:
+        wanted = record.from_json(plan)
+        target = slot.target
+        if wanted.sector_bytes != target.sector_bytes:
+            raise FlattenSectorError(
+                f"the plan counts in sectors of {wanted.sector_bytes} bytes, the target in {target.sector_bytes}"
+            )
+        if wanted.size > target.size:
+            raise FlattenSpaceError(f"the partitions need {wanted.size} bytes, and the target has {target.size}")
+        self._drop(slot.name)
+        with contextlib.ExitStack() as exits:
+            folder = exits.enter_context(OsFolder(division_folder(self._state, slot.name)))
+            ground = Ground(target, folder, lambda: self._forget(slot.name))
+            anew = ground.begin(wanted, replace=replace)
+            parts: dict[str, Slot] = {}
+            for number, part in ground.parts(wanted).items():
+                exits.callback(part.close)
+                name = part_slot(slot.name, number)
+                parts[name] = Slot(name, part, OsFolder(slot_folder(self._state, name)))
+                exits.callback(parts[name].close)
+            exits.pop_all()
+        self._divided[slot.name] = _Divided(ground=ground, plan=wanted, parts=parts)
+        return parts, anew
+
+    def resume(self, slot: Slot) -> dict[str, Slot]:
+        if not self.divided(slot.name):
+            return {}
+        try:
+            with OsFolder(division_folder(self._state, slot.name)) as folder:
+                plan = Ground.known_plan(folder)
+            return self.divide(slot, record.to_json(plan), replace=False)[0] if plan is not None else {}
+        except BlocksyncError:
+            return {}  # whoever asks for it to be divided again is told
+
+    def undo(self, slot: Slot) -> None:
+        self._drop(slot.name)
+        self._forget(slot.name)
+        shutil.rmtree(division_folder(self._state, slot.name), ignore_errors=True)
+
+    def finish(self, slot: Slot) -> dict[str, Any]:
+        found = self._divided.get(slot.name)
+        if found is None:
+            raise PeerError(f"slot {slot.name} was not divided by this receiver", remedy="send it with --flatten")
+        for name, part in found.parts.items():
+            with part.lock:
+                store = part.store
+                if part.session is not None or store is None or not store.complete or not store.generation:
+                    raise PeerError(f"{name} is not committed yet", remedy="send all volumes first")
+        found.ground.settle()
+        report = RepairReport(root=0, changed=(), diff="", notes=() if self._mend else ("not repaired, as asked",))
+        if self._mend:
+            try:
+                report = repair(slot.target, found.plan, RepairWishes(), touch=found.ground.touch)
+            finally:
+                found.ground.settle()
+        return self._said(slot, report)
+
+    def close(self) -> None:
+        for name in tuple(self._divided):
+            self._drop(name)
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _said(self, slot: Slot, report: RepairReport) -> dict[str, Any]:
+        boot: dict[str, Any] | None = None
+        if self._boot and report.root:
+            folder = division_folder(self._state, slot.name) / "boot-test"
+            path = slot.target.name
+            boot = dataclasses.asdict(boot_test(path, firmware=firmware_of(path), folder=folder))
+        return {
+            "root": report.root,
+            "changed": [[rule, path[:_MOST_CHARACTERS]] for rule, path in report.changed[:_MOST_LINES]],
+            "loaders": [line[:_MOST_CHARACTERS] for line in report.loaders[:_MOST_LINES]],
+            "notes": [line[:_MOST_CHARACTERS] for line in report.notes[:_MOST_LINES]],
+            "boot": boot,
+        }
+
+    def _drop(self, name: str) -> None:
+        found = self._divided.pop(name, None)
+        if found is None:
+            return
+        for part in found.parts.values():
+            part.close()
+        found.ground.close()
+
+    def _forget(self, name: str) -> None:
+        """Remove what is known of the parts' content."""
+        for folder in (self._state / "slots").glob(f"{name}.p[0-9]*"):
+            shutil.rmtree(folder)

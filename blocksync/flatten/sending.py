@@ -1,0 +1,129 @@
+"""The sender's side of ``send --flatten``: plan, have the target divided, send the volumes, have the system repaired.
+
+Each volume is an ordinary disk of an ordinary transfer to its own slot, so blocks land once, in their final place;
+resume, incremental passes, following, the final pass and its receipt are those of any transfer. A volume that is active
+on this machine is read through its own device: what a thin pool has in memory is not on its disks yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from blocksync.engine.cancel import Cancel
+from blocksync.engine.operation import Operation
+from blocksync.engine.reach import Reach
+from blocksync.errors import FlattenChangedError, ProtocolError, UsageError
+from blocksync.flatten import record
+from blocksync.flatten.ground import part_slot
+from blocksync.flatten.local import wishes_of
+from blocksync.flatten.plan import Copy, Plan
+from blocksync.flatten.sources import is_live, pieces, plan_for
+from blocksync.options import DiskSpec, FlattenOptions, FlattenResult, GroupResult, TransferOptions
+from blocksync.protocol.messages import CONTROL_VERSION, DivideRequest, FinishRequest
+from blocksync.sources.base import Source
+from blocksync.transfers.figures import TransferResult
+
+Opening = Callable[[], AbstractContextManager[list[Source]]]
+
+
+def transfer_flattened(
+    opening: Opening, state: Path, reach: Reach, options: TransferOptions, flatten: FlattenOptions, cancel: Cancel
+) -> tuple[TransferResult, FlattenResult]:
+    """Work on a transfer whose disks are the volumes of some disks; then the repair at the receiver.
+
+    Args:
+        opening: opens the disks; once a pass.
+        state: the sender's state folder.
+
+    Raises:
+        FlattenRefusedError: the layout; nothing was written.
+        FlattenChangedError: the volumes changed their sizes since the target was divided.
+        BlocksyncError: as for any transfer.
+    """
+    with opening() as disks:
+        plan = _plan(disks, flatten)
+    slot = _slot(reach, options.send.slot)
+    consented = [options.send.replace]
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[list[Source]]:
+        with opening() as disks:
+            now = _plan(disks, flatten)
+            if now.slices != plan.slices:
+                raise FlattenChangedError("the volumes changed their sizes while they were being sent")
+            # Each time: the receiver may have been started anew since. Consent is for the first one alone.
+            reach.control.divide(
+                DivideRequest(version=CONTROL_VERSION, slot=slot, replace=consented[0], plan=record.to_json(now))
+            )
+            consented[0] = False
+            with pieces(disks, now) as found:
+                yield [source for _, source in found]
+
+    result = Operation(
+        state=state,
+        reach=reach,
+        opening=opened,
+        disks=[DiskSpec(source=_path(copy), slot=part_slot(slot, copy.to)) for copy in plan.copies],
+        options=options,
+        cancel=cancel,
+    ).run()
+    # A difference is a result; the target then stays as it was sent.
+    mend = flatten.repair and all(result.verified.values())
+    said = reach.control.finish(FinishRequest(version=CONTROL_VERSION, slot=slot)) if mend else {}
+    return result, _told(plan, result, said)
+
+
+def _plan(disks: Sequence[Source], flatten: FlattenOptions) -> Plan:
+    return plan_for(disks, wishes_of(flatten), target_sector_bytes=disks[0].sector_bytes)
+
+
+def _path(copy: Copy) -> str:
+    """What a volume is known as: its device where it is active here, so that the final pass can freeze it."""
+    return is_live(copy) or copy.name
+
+
+def _slot(reach: Reach, named: str) -> str:
+    granted = reach.slots([named])
+    if named:
+        return named
+    if len(granted) != 1:
+        raise UsageError(
+            f"the receiver has {len(granted)} slots for this machine: {', '.join(granted)}",
+            remedy="name one of them with --slot",
+        )
+    return granted[0]
+
+
+def _told(plan: Plan, result: TransferResult, said: dict[str, object]) -> FlattenResult:
+    boot = said.get("boot")
+    return FlattenResult(
+        group=GroupResult(disks=result.disks, seconds=result.seconds),
+        table=plan.table,
+        partitions=tuple((copy.to, copy.name) for copy in plan.copies),
+        root=_number(said.get("root", 0)),
+        changed=tuple(_pairs(said.get("changed", []))),
+        loaders=tuple(_texts(said.get("loaders", []))),
+        notes=(*plan.notes, *_texts(said.get("notes", []))),
+        boot=boot if isinstance(boot, dict) else None,
+    )
+
+
+def _pairs(said: object) -> list[tuple[str, str]]:
+    if not isinstance(said, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in said):
+        raise ProtocolError("the receiver's report lists no files")
+    return [(str(rule), str(path)) for rule, path in said]
+
+
+def _texts(said: object) -> list[str]:
+    if not isinstance(said, list):
+        raise ProtocolError("the receiver's report lists no lines")
+    return [str(line) for line in said]
+
+
+def _number(said: object) -> int:
+    if not isinstance(said, int):
+        raise ProtocolError("the receiver's report names no partition")
+    return said

@@ -1,0 +1,247 @@
+"""Flatten on real disk images: locally and over TLS, again after changes, after cuts, and what stops it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from flatten_trees import copied
+
+from blocksync import api
+from blocksync.errors import (
+    FlattenChangedError,
+    FlattenSpaceError,
+    InterruptedTransferError,
+    PeerError,
+    TargetRefusedError,
+)
+from blocksync.flatten.check import check_target
+from blocksync.flatten.mounts import privately
+from blocksync.flatten.rules import RULES
+from blocksync.flatten.system import assembled, look_at
+from blocksync.options import FlattenOptions, SendOptions
+from tests.devices import need_root
+from tests.vm.systems import Lv, Recipe, disks_of
+from tests.vm.wire import flattened, receiving
+
+MIB = 1 << 20
+RECIPE = Recipe(
+    name="small",
+    boot_mib=16,
+    group="web-01-vg",
+    disks=2,
+    volumes=(
+        Lv(name="lv-root", where="/", kind="ext4", mib=48, lies="split"),
+        Lv(name="lv-swap", where="swap", kind="swap", mib=8, lies="striped"),
+        Lv(name="vault", where="/srv", kind="ext4", mib=16),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two disks with a Debian-like system on LVM."""
+    need_root()
+    folder = tmp_path_factory.mktemp("pristine")
+    tree = copied("debian", "before", folder / "tree")
+    (tree / "srv").mkdir()
+    fstab = tree / "etc/fstab"
+    fstab.write_text(fstab.read_text() + "/dev/web-01-vg/vault /srv ext4 defaults 0 2\n")
+    (tree / "etc/crypttab").unlink()
+    (tree / "boot/grub/device.map").write_text("(hd0) /dev/sda\n")
+    (tree / "data").write_bytes(os.urandom(3 * MIB))
+    return disks_of(RECIPE, tree, folder)
+
+
+@pytest.fixture
+def disks(pristine: list[Path], tmp_path: Path) -> list[Path]:
+    return [Path(shutil.copy(disk, tmp_path / disk.name)) for disk in pristine]
+
+
+def local(disks: list[Path], tmp_path: Path, **more: object) -> api.FlattenResult:
+    facts: dict[str, object] = {"create": True, "state_dir": tmp_path / "state", **more}
+    options = FlattenOptions(**facts)  # type: ignore[arg-type]
+    return api.flatten([str(disk) for disk in disks], str(tmp_path / "target.img"), options)
+
+
+def file_of(target: Path, path: str) -> bytes | None:
+    """A file of the system on a target."""
+
+    def read() -> bytes | None:
+        with assembled(look_at(str(target)), None, write=False) as system:
+            return system.guest.read(path, 64 * MIB)
+
+    return privately(read)
+
+
+def change_root(disks: list[Path], marker: bytes) -> None:
+    """Production goes on: a file's bytes change where they lie in the root volume, on whichever disk that is."""
+    old = b"# / was on /dev/mapper"
+    for disk in disks:
+        content = disk.read_bytes()
+        at = content.find(old)
+        if at >= 0:
+            with disk.open("r+b") as file:
+                file.seek(at)
+                file.write(b"# " + marker[: len(old) - 2].ljust(len(old) - 2, b"."))
+            return
+    raise AssertionError("the file is not there")
+
+
+def test_a_local_flatten_gives_partitions_without_old_names(disks: list[Path], tmp_path: Path) -> None:
+    result = local(disks, tmp_path)
+    assert [name for _, name in result.partitions] == [
+        "disk 1 partition 1",
+        "web-01-vg/lv-root",
+        "web-01-vg/lv-swap",
+        "web-01-vg/vault",
+    ]
+    target = tmp_path / "target.img"
+    fstab = (file_of(target, "/etc/fstab") or b"").decode()
+    assert "UUID=" in fstab
+    assert check_target(str(target)) == []
+    assert ("fstab", "/etc/fstab") in result.changed
+    assert any("GRUB for BIOS rebuilt" in line for line in result.loaders)
+    for number in (1, 2, 4):
+        part = next(part for part in look_at(str(target)).parts if part.number == number)
+        words = ["e2fsck", "-fn", f"{target}?offset={part.offset}"]
+        checked = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout
+    assert not subprocess.run(["losetup", "-j", target], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_second_pass_brings_what_changed_and_repairs_anew(disks: list[Path], tmp_path: Path) -> None:
+    local(disks, tmp_path)
+    change_root(disks, b"changed today")
+    result = local(disks, tmp_path)
+    kinds = {outcome.source.rpartition("#")[2]: outcome.result for outcome in result.group.disks}
+    root = kinds["web-01-vg/lv-root"]
+    assert root is not None
+    assert (root.kind, root.generation) == ("incremental", 2)
+    # What the repair had written, and the change: nothing else of 48 MiB.
+    assert 0 < root.changed < 12 * MIB
+    assert kinds["web-01-vg/vault"].changed == 0  # type: ignore[union-attr]
+    target = tmp_path / "target.img"
+    fstab = file_of(target, "/etc/fstab") or b""
+    assert b"changed today" in fstab
+    assert check_target(str(target)) == []
+    assert file_of(target, "/etc/blocksync-flatten/original/etc/fstab") != fstab
+
+
+@pytest.mark.parametrize("left_out", ["fstab", "grub.cfg", "resume", "stale", "loader"])
+def test_what_is_left_out_is_predicted_and_mended_later(left_out: str, disks: list[Path], tmp_path: Path) -> None:
+    local(disks, tmp_path, skip=(left_out,))
+    target = str(tmp_path / "target.img")
+    found = check_target(target)
+    assert {each.rule for each in found} == {left_out}
+    if left_out in [rule.name for rule in RULES]:
+        assert found[0].symptom == next(rule.symptom for rule in RULES if rule.name == left_out)
+    before = Path(target).read_bytes()
+    dry = api.repair_flattened(target, dry_run=True)
+    assert Path(target).read_bytes() == before
+    assert bool(dry.diff) == (left_out != "loader")
+    api.repair_flattened(target)
+    assert check_target(target) == []
+
+
+def test_a_target_that_somebody_divided_or_wrote_to_is_noticed(disks: list[Path], tmp_path: Path) -> None:
+    local(disks, tmp_path)
+    target = tmp_path / "target.img"
+    part = look_at(str(target)).parts[3]
+    with target.open("r+b") as file:
+        file.seek(part.offset + 5 * MIB)
+        file.write(os.urandom(MIB))
+    result = local(disks, tmp_path)
+    vault = result.group.disks[3].result
+    assert vault is not None
+    assert vault.changed + vault.zero >= MIB
+    with target.open("r+b") as file:
+        file.seek(446)
+        file.write(bytes(16))
+    with pytest.raises(FlattenChangedError):
+        local(disks, tmp_path)
+    local(disks, tmp_path, replace=True)
+    assert check_target(str(target)) == []
+
+
+def test_unfit_targets_are_refused_untouched(disks: list[Path], tmp_path: Path) -> None:
+    target = tmp_path / "target.img"
+    target.write_bytes(b"precious" * (40 * MIB // 8))
+    with pytest.raises(TargetRefusedError):
+        local(disks, tmp_path, create=False)
+    with pytest.raises(FlattenSpaceError):
+        local(disks, tmp_path, create=False, overwrite=True)
+    assert target.read_bytes() == b"precious" * (40 * MIB // 8)
+
+
+def test_growth_reaches_the_filesystem(disks: list[Path], tmp_path: Path) -> None:
+    result = local(disks, tmp_path, grow=(("lv-root", 96 * MIB),))
+    assert any("grown" in note for note in result.notes)
+    part = look_at(str(tmp_path / "target.img")).parts[1]
+    said = subprocess.run(
+        ["dumpe2fs", "-h", f"{tmp_path / 'target.img'}?offset={part.offset}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    blocks = int(next(line.split()[-1] for line in said.splitlines() if line.startswith("Block count:")))
+    size = int(next(line.split()[-1] for line in said.splitlines() if line.startswith("Block size:")))
+    assert blocks * size == 96 * MIB
+
+
+# -- over TLS ------------------------------------------------------------------------------------------------------
+
+
+def test_over_tls_with_verify_an_incremental_pass_and_a_restarted_receiver(
+    disks: list[Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "target.img"
+    size = api.plan_flatten([str(disk) for disk in disks]).size
+    with receiving(target, tmp_path, create=size) as where:
+        first = flattened(disks, where, tmp_path, verify=True)
+    assert all(outcome.result is not None and outcome.result.kind == "full" for outcome in first.group.disks)
+    assert first.root == 2
+    assert check_target(str(target)) == []
+    change_root(disks, b"changed today")
+    with receiving(target, tmp_path) as where:
+        again = flattened(disks, where, tmp_path)
+    assert all(outcome.result is not None and outcome.result.kind == "incremental" for outcome in again.group.disks)
+    assert b"changed today" in (file_of(target, "/etc/fstab") or b"")
+    assert check_target(str(target)) == []
+    slots = {info.slot for info in api.manifests(tmp_path / "receiver")}
+    assert {"vm.p1", "vm.p2", "vm.p3", "vm.p4"} <= slots
+
+
+def test_an_interrupted_transfer_is_resumed(disks: list[Path], tmp_path: Path) -> None:
+    target = tmp_path / "target.img"
+    size = api.plan_flatten([str(disk) for disk in disks]).size
+    stop = api.Cancel()
+    with receiving(target, tmp_path, create=size) as where:
+        stop.set()
+        with pytest.raises(InterruptedTransferError):
+            flattened(disks, where, tmp_path, cancel=stop)
+        done = flattened(disks, where, tmp_path)
+    assert done.root == 2
+    assert check_target(str(target)) == []
+
+
+def test_a_slot_is_a_whole_disk_or_divided_and_changes_only_by_consent(disks: list[Path], tmp_path: Path) -> None:
+    target = tmp_path / "target.img"
+    size = api.plan_flatten([str(disk) for disk in disks]).size
+    with receiving(target, tmp_path, create=size) as where:
+        flattened(disks, where, tmp_path)
+        options = SendOptions(to=f"127.0.0.1:{where.control_port}", state_dir=tmp_path / "sender", slot="vm")
+        with pytest.raises(PeerError, match="flattened"):
+            api.send(str(disks[1]), options)
+        replaced = SendOptions(
+            to=f"127.0.0.1:{where.control_port}", state_dir=tmp_path / "sender", slot="vm", replace=True
+        )
+        api.send(str(disks[1]), replaced)
+        assert target.read_bytes()[: disks[1].stat().st_size] == disks[1].read_bytes()
+        with pytest.raises(PeerError, match="whole disk"):
+            flattened(disks, where, tmp_path)
+        flattened(disks, where, tmp_path, replace=True)
+    assert check_target(str(target)) == []
