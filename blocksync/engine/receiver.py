@@ -218,8 +218,6 @@ class Receiver:
 
     def close(self) -> None:
         self.rehearsals.close()
-        if self.division is not None:
-            self.division.close()
         for slot in self.slots.values():
             slot.close()
 

@@ -80,6 +80,8 @@ class Serving:
                 scratch=rehearsal_folder(state) / "receiver",
                 division=division,
             )
+            if division is not None:
+                exits.callback(division.close)  # before the slots: its parts stand on their targets
             self._receiver.resume_divisions()
             context = LiveServerContext(identity, self._grants.certificates).context
             listener = DataListener(context, options.listen, options.data_port, self._receiver.authorise)
