@@ -295,6 +295,8 @@ def transfer_flattened(
             options,
             flatten,
             cancel or Cancel(),
+            still=lambda paths: _sent(paths, dataclasses.replace(options.send, snapshot="none")),
+            moving=lambda paths: _sent(paths, options.send),
         )
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from blocksync.control.server import ControlServer
 from blocksync.control.service import Peer
 from blocksync.engine.cancel import Cancel
-from blocksync.engine.receipts import attest
 from blocksync.engine.division import Division
+from blocksync.engine.receipts import attest
 from blocksync.engine.receiver import PeerPort, Receiver
 from blocksync.engine.rights import Rights
 from blocksync.engine.slot import Slot

@@ -24,7 +24,17 @@ from blocksync.errors import StateError, from_os_error
 
 VARIABLE = "BLOCKSYNC_STATE_DIR"
 STATE_NAMES = frozenset(
-    ("identity.pem", "grants.json", "receivers.json", "slots", "copies", "rehearsal", "estimates", "local")
+    (
+        "identity.pem",
+        "grants.json",
+        "receivers.json",
+        "slots",
+        "copies",
+        "rehearsal",
+        "estimates",
+        "local",
+        "divided",
+    )
 )
 """What stands at the top of a state folder; some with a lock or a new version beside them."""
 

@@ -20,7 +20,7 @@ from blocksync.flatten import record
 from blocksync.flatten.ground import part_slot
 from blocksync.flatten.local import wishes_of
 from blocksync.flatten.plan import Copy, Plan
-from blocksync.flatten.sources import is_live, pieces, plan_for
+from blocksync.flatten.sources import Taking, is_live, pieces, plan_for
 from blocksync.options import DiskSpec, FlattenOptions, FlattenResult, GroupResult, TransferOptions
 from blocksync.protocol.messages import CONTROL_VERSION, DivideRequest, FinishRequest
 from blocksync.sources.base import Source
@@ -30,13 +30,23 @@ Opening = Callable[[], AbstractContextManager[list[Source]]]
 
 
 def transfer_flattened(
-    opening: Opening, state: Path, reach: Reach, options: TransferOptions, flatten: FlattenOptions, cancel: Cancel
+    opening: Opening,
+    state: Path,
+    reach: Reach,
+    options: TransferOptions,
+    flatten: FlattenOptions,
+    cancel: Cancel,
+    *,
+    still: Taking,
+    moving: Taking,
 ) -> tuple[TransferResult, FlattenResult]:
     """Work on a transfer whose disks are the volumes of some disks; then the repair at the receiver.
 
     Args:
         opening: opens the disks; once a pass.
         state: the sender's state folder.
+        still: opens the devices of active volumes while they stand still, in the final pass.
+        moving: opens them in all other passes, as snapshots where that is wanted.
 
     Raises:
         FlattenRefusedError: the layout; nothing was written.
@@ -49,7 +59,7 @@ def transfer_flattened(
     consented = [options.send.replace]
 
     @contextlib.contextmanager
-    def opened() -> Iterator[list[Source]]:
+    def opened(taking: Taking) -> Iterator[list[Source]]:
         with opening() as disks:
             now = _plan(disks, flatten)
             if now.slices != plan.slices:
@@ -59,13 +69,14 @@ def transfer_flattened(
                 DivideRequest(version=CONTROL_VERSION, slot=slot, replace=consented[0], plan=record.to_json(now))
             )
             consented[0] = False
-            with pieces(disks, now) as found:
+            with pieces(disks, now, taking) as found:
                 yield [source for _, source in found]
 
     result = Operation(
         state=state,
         reach=reach,
-        opening=opened,
+        opening=lambda: opened(still),
+        snapshots=lambda: opened(moving),
         disks=[DiskSpec(source=_path(copy), slot=part_slot(slot, copy.to)) for copy in plan.copies],
         options=options,
         cancel=cancel,

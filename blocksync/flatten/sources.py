@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from blocksync.extents import Extent
@@ -16,6 +17,9 @@ from blocksync.sources.base import Source
 from blocksync.sources.volume import VolumeSource
 from blocksync.volumes.layout import Layout, read_layout
 from blocksync.volumes.reader import SourceReader
+
+Taking = Callable[[Sequence[str]], AbstractContextManager[list[Source]]]
+"""Opens devices by their paths, in their order."""
 
 _LINK_FOLDERS = ("/dev/disk/by-id", "/dev/disk/by-path")
 
@@ -59,29 +63,40 @@ def is_live(copy: Copy) -> str:
 
 
 @contextlib.contextmanager
-def pieces(disks: Sequence[Source], plan: Plan) -> Iterator[list[tuple[Copy, Source]]]:
+def pieces(
+    disks: Sequence[Source], plan: Plan, taking: Taking | None = None
+) -> Iterator[list[tuple[Copy, Source]]]:
     """Each piece as a source of its own.
 
     Args:
         disks: open; they stay the caller's, and stay open until this ends.
+        taking: opens the devices of volumes that are active here, snapshots of one instant or as they are; the
+            latter when left out.
     """
-    found: list[tuple[Copy, Source]] = []
-    try:
+    on_devices = all(disk.name.startswith("/dev/") for disk in disks)
+    active = [copy for copy in plan.copies if on_devices and is_live(copy)]
+    with contextlib.ExitStack() as exits:
+        opened = exits.enter_context((taking or _as_they_are)([is_live(copy) for copy in active]))
+        live = {copy.to: source for copy, source in zip(active, opened, strict=True)}
+        found: list[tuple[Copy, Source]] = []
         for copy in plan.copies:
-            live = is_live(copy) if all(disk.name.startswith("/dev/") for disk in disks) else ""
-            if live:
-                found.append((copy, open_source(live)))
-            elif copy.volume:
-                found.append((copy, VolumeSource(_borrowed(disks), f"{copy.group}/{copy.volume}")))
-            elif copy.partition:
-                found.append((copy, VolumeSource(_borrowed([disks[copy.disk or 0]]), str(copy.partition))))
+            if copy.to in live:
+                found.append((copy, live[copy.to]))
+            elif copy.disk is not None and not copy.partition:
+                found.append((copy, disks[copy.disk]))
             else:
-                found.append((copy, disks[copy.disk or 0]))
+                below = disks if copy.volume else [disks[copy.disk or 0]]
+                place = f"{copy.group}/{copy.volume}" if copy.volume else str(copy.partition)
+                source = VolumeSource(_borrowed(below), place)
+                exits.callback(source.close)
+                found.append((copy, source))
         yield found
-    finally:
-        for _, source in found:
-            if source not in disks:
-                source.close()
+
+
+@contextlib.contextmanager
+def _as_they_are(paths: Sequence[str]) -> Iterator[list[Source]]:
+    with contextlib.ExitStack() as exits:
+        yield [exits.enter_context(open_source(path)) for path in paths]
 
 
 def _borrowed(disks: Sequence[Source]) -> list[Source]:
