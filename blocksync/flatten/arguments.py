@@ -31,11 +31,16 @@ def mentions_lvm(arguments: str) -> bool:
     return any(_DROPPED.match(hit[0]) for hit in _WORD.finditer(arguments))
 
 
-def edit_arguments(arguments: str, aliases: AliasMap, *, no_lvm: bool) -> str:
+def words_for(arguments: str, words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words that a command line is to have: one that asks for volumes was made for dracut."""
+    return (*words, NO_LVM) if mentions_lvm(arguments) and NO_LVM not in words else words
+
+
+def edit_arguments(arguments: str, aliases: AliasMap, *, words: tuple[str, ...] = ()) -> str:
     """Name volumes by UUID, drop what asks dracut for LVM.
 
     Args:
-        no_lvm: see to it that ``rd.lvm=0`` is there.
+        words: added where there is none of the same key (``rd.lvm=0``, ``resume=UUID=…``).
     """
     lead = ""
     kept: list[str] = []
@@ -48,8 +53,10 @@ def edit_arguments(arguments: str, aliases: AliasMap, *, no_lvm: bool) -> str:
         # A word that goes takes the blanks before it along; what stood before the first word stays.
         kept.append((gap if kept else lead) + _edit_word(hit[0], aliases))
     result = "".join(kept) or lead
-    if no_lvm and NO_LVM not in map(str.strip, kept):
-        result += (" " if kept else "") + NO_LVM
+    keys = {word.split("=", 1)[0].strip() for word in kept}
+    for word in words:
+        if word.split("=", 1)[0] not in keys:
+            result += (" " if result.strip() else "") + word
     return result + arguments[at:]
 
 

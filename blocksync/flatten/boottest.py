@@ -59,7 +59,7 @@ class Sign:
 
 _REPAIR = "blocksync flatten --check TARGET names what is left; blocksync flatten --repair TARGET mends it"
 SIGNS = (
-    Sign(verdict="login", pattern=re.compile(r"^[^\n]{0,200}login: ?$", re.MULTILINE), last=True, remedy=""),
+    Sign(verdict="login", pattern=re.compile(r"^[\w.-]{1,64} login: ?", re.MULTILINE), last=True, remedy=""),
     Sign(
         verdict="emergency",
         pattern=re.compile(r"You are in (?:emergency|rescue) mode|Give root password for maintenance"),

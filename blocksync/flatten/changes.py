@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from blocksync.errors import GuestFileError
 from blocksync.flatten.aliases import AliasMap, unit_name
+from blocksync.flatten.arguments import NO_LVM
 from blocksync.flatten.rules import ARCHIVED, REMOVED, RULES, UNIT_FOLDERS, Rule
 from blocksync.flatten.tree import Guest
 
@@ -50,8 +51,7 @@ def find_changes(guest: Guest, aliases: AliasMap, *, skip: frozenset[str] = froz
         GuestFileError: a file is binary, too large, or no longer fits.
         GuestPathError: a path is no ordinary file, or its links loop.
     """
-    dracut = uses_dracut(guest)
-    changes = list(_edits(guest, aliases, dracut, skip))
+    changes = list(_edits(guest, aliases, kernel_words(guest, aliases), skip))
     if "unit-names" not in skip:
         changes += _unit_names(guest, aliases, changes)
     if "stale" not in skip:
@@ -74,6 +74,23 @@ def find_changes(guest: Guest, aliases: AliasMap, *, skip: frozenset[str] = froz
 def uses_dracut(guest: Guest) -> bool:
     """Whether the system's initramfs is made by dracut."""
     return any(guest.kind(path) for path in ("/usr/lib/dracut", "/etc/dracut.conf", "/etc/dracut.conf.d"))
+
+
+def kernel_words(guest: Guest, aliases: AliasMap) -> tuple[str, ...]:
+    """What the kernel's command line must say so that an initramfs made on LVM does without it.
+
+    dracut's may have volumes compiled in; that of initramfs-tools the swap to resume from, which it waits for.
+    """
+    if uses_dracut(guest):
+        return (NO_LVM,)
+    for path in guest.find("etc/initramfs-tools/conf.d/*"):
+        content = guest.read(path, MOST_CONFIGURATION_BYTES) if guest.kind(path) == "file" else None
+        for line in as_text(content or b"", path).splitlines():
+            name, _, value = line.strip().partition("=")
+            alias = aliases.find(value.strip("\"'")) if name == "RESUME" else None
+            if alias is not None:
+                return (f"resume={alias.tag}",)
+    return ()
 
 
 def found_files(guest: Guest, rule: Rule) -> Iterator[tuple[str, str]]:
@@ -111,7 +128,7 @@ def as_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _edits(guest: Guest, aliases: AliasMap, dracut: bool, skip: frozenset[str]) -> Iterator[Change]:
+def _edits(guest: Guest, aliases: AliasMap, words: tuple[str, ...], skip: frozenset[str]) -> Iterator[Change]:
     edited: dict[str, str] = {}
     for rule in RULES:
         if rule.name in skip:
@@ -120,7 +137,7 @@ def _edits(guest: Guest, aliases: AliasMap, dracut: bool, skip: frozenset[str]) 
             if path in edited:
                 continue
             try:
-                after = rule.edit(text, aliases, dracut)
+                after = rule.edit(text, aliases, words)
             except GuestFileError as error:
                 raise GuestFileError(f"{path}: {error.message}", remedy=error.remedy) from error
             edited[path] = after

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from blocksync.errors import FlattenError
 from blocksync.flatten.aliases import AliasMap
 from blocksync.flatten.bootloader import bios_place, find_esp, grub_folder
-from blocksync.flatten.changes import found_files, uses_dracut
+from blocksync.flatten.changes import found_files, kernel_words
 from blocksync.flatten.initrd import InitrdFacts, read_initrd
 from blocksync.flatten.mounts import privately
 from blocksync.flatten.plan import Plan
@@ -101,14 +101,14 @@ def _disk_findings(disk: TargetDisk) -> Iterator[Leftover]:
 
 
 def _file_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
-    dracut = uses_dracut(system.guest)
+    words = kernel_words(system.guest, aliases)
     told: set[str] = set()
     for rule in RULES:
         for path, text in found_files(system.guest, rule):
             if path in told:
                 continue
             try:
-                changed = rule.edit(text, aliases, dracut) != text
+                changed = rule.edit(text, aliases, words) != text
             except FlattenError:
                 changed = True
             names = leftovers(text, aliases)
@@ -251,7 +251,7 @@ def _initrd_findings(path: str, facts: InitrdFacts, lines: str, aliases: AliasMa
             fatal=True,
         )
     resume = aliases.leftovers(facts.resume)
-    if resume:
+    if resume and not re.search(r"\bresume=", lines):
         yield Leftover(
             code="BS1138",
             rule="initramfs",

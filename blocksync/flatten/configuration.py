@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from blocksync.flatten.aliases import AliasMap
-from blocksync.flatten.arguments import edit_arguments, mentions_lvm
+from blocksync.flatten.arguments import NO_LVM, edit_arguments, mentions_lvm, words_for
 
 _FSTAB = re.compile(r"^(\s*)(\S+)(\s+\S+\s+)(\S+)(\s+\S+)?(.*)$", re.DOTALL)
 _CRYPTTAB = re.compile(r"^(\s*\S+\s+)(\S+)(.*)$", re.DOTALL)
@@ -95,12 +95,14 @@ def edit_kdump(text: str, aliases: AliasMap) -> str:
     return by_line(text, edit)
 
 
-def edit_assigned(text: str, aliases: AliasMap, names: str, *, no_lvm: str = "") -> str:
+def edit_assigned(
+    text: str, aliases: AliasMap, names: str, *, words_in: str = "", words: tuple[str, ...] = ()
+) -> str:
     """A file of shell assignments, some of which hold a kernel's command line.
 
     Args:
         names: a pattern of the variables with command lines.
-        no_lvm: the variable that is to hold ``rd.lvm=0``; empty for none. A line is added where it is missing.
+        words_in: the variable that is to hold ``words``. A line is added where it is missing.
     """
     pattern = re.compile(_ASSIGNMENT.format(names=names), re.MULTILINE)
     held = False
@@ -111,25 +113,26 @@ def edit_assigned(text: str, aliases: AliasMap, names: str, *, no_lvm: str = "")
         quote = value[:1] if value[:1] in ("'", '"') else ""
         inner = value[1:-1] if quote else value
         variable = head.rstrip("+=").split()[-1]
-        wanted = bool(no_lvm) and variable == no_lvm and not held
+        wanted = bool(words) and variable == words_in and not held
         held = held or wanted
-        inner = edit_arguments(inner, aliases, no_lvm=wanted)
+        inner = edit_arguments(inner, aliases, words=words if wanted else ())
         if not quote and re.search(r"\s", inner):
             quote = '"'
         return head + quote + inner + quote
 
     text = pattern.sub(edit, text)
     text = by_line(text, lambda line: edit_names(line, aliases))
-    if no_lvm and not held:
-        text += ("\n" if text and not text.endswith("\n") else "") + f'{no_lvm}="rd.lvm=0"\n'
+    if words and not held:
+        text += ("\n" if text and not text.endswith("\n") else "") + f'{words_in}="{" ".join(words)}"\n'
     return text
 
 
-def edit_default_grub(text: str, aliases: AliasMap, *, dracut: bool) -> str:
+def edit_default_grub(text: str, aliases: AliasMap, *, words: tuple[str, ...]) -> str:
     """``/etc/default/grub``: what ``grub-mkconfig`` makes the next grub.cfg from."""
-    names = "GRUB_CMDLINE_LINUX"
-    wanted = dracut or _asks_lvm(text, r"GRUB_CMDLINE_\w+")
-    return edit_assigned(text, aliases, r"GRUB_CMDLINE_\w+", no_lvm=names if wanted else "")
+    # A resume device is none of its business: the system's next initramfs knows it.
+    wanted = NO_LVM in words or _asks_lvm(text, r"GRUB_CMDLINE_\w+")
+    more = (NO_LVM,) if wanted else ()
+    return edit_assigned(text, aliases, r"GRUB_CMDLINE_\w+", words_in="GRUB_CMDLINE_LINUX", words=more)
 
 
 def edit_default_grub_part(text: str, aliases: AliasMap) -> str:
@@ -147,9 +150,9 @@ def edit_sysconfig(text: str, aliases: AliasMap) -> str:
     return edit_assigned(text, aliases, r"\w*APPEND|\w*COMMANDLINE\w*|KDUMP_CMDLINE\w*")
 
 
-def edit_command_line(text: str, aliases: AliasMap, *, dracut: bool) -> str:
+def edit_command_line(text: str, aliases: AliasMap, *, words: tuple[str, ...]) -> str:
     """``/etc/kernel/cmdline``: nothing but a command line."""
-    return edit_arguments(text, aliases, no_lvm=dracut or mentions_lvm(text))
+    return edit_arguments(text, aliases, words=words_for(text, words))
 
 
 def _asks_lvm(text: str, names: str) -> bool:

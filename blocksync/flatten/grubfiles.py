@@ -10,7 +10,7 @@ import re
 
 from blocksync.errors import GuestFileError
 from blocksync.flatten.aliases import AliasMap
-from blocksync.flatten.arguments import edit_arguments, mentions_lvm, names_root
+from blocksync.flatten.arguments import edit_arguments, names_root, words_for
 from blocksync.flatten.configuration import by_line
 
 ENVIRONMENT_BYTES = 1024
@@ -22,38 +22,38 @@ _OPTIONS = re.compile(r"""^(\s*set\s+(?:default_)?kernelopts=)(["'])(.*)\2(\s*)$
 _ENTRY = re.compile(r"^(\s*options\s+)(.*)$", re.DOTALL)
 
 
-def edit_grub_cfg(text: str, aliases: AliasMap, *, dracut: bool) -> str:
+def edit_grub_cfg(text: str, aliases: AliasMap, *, words: tuple[str, ...]) -> str:
     """``grub.cfg``, ``custom.cfg``, extlinux.conf: command lines, ``set root=``, hints and ``(lvmid/…)`` paths."""
 
     def edit(line: str) -> str:
         kernel = _KERNEL.match(line)
         if kernel is not None:
-            line = kernel[1] + _edit_line(kernel[2], aliases, dracut)
+            line = kernel[1] + _edit_line(kernel[2], aliases, words)
         options = _OPTIONS.match(line)
         if options is not None:
-            line = options[1] + options[2] + _edit_line(options[3], aliases, dracut) + options[2] + options[4]
+            line = options[1] + options[2] + _edit_line(options[3], aliases, words) + options[2] + options[4]
         return aliases.replace_grub(line)
 
     return by_line(text, edit)
 
 
-def _edit_line(arguments: str, aliases: AliasMap, dracut: bool) -> str:
-    # A memory tester's or hypervisor's line has no root, and dracut does not run there.
-    wanted = names_root(arguments) and (dracut or mentions_lvm(arguments))
-    return edit_arguments(arguments, aliases, no_lvm=wanted)
+def _edit_line(arguments: str, aliases: AliasMap, words: tuple[str, ...]) -> str:
+    # A memory tester's or hypervisor's line has no root, and no initramfs.
+    wanted = words_for(arguments, words) if names_root(arguments) else ()
+    return edit_arguments(arguments, aliases, words=wanted)
 
 
-def edit_entry(text: str, aliases: AliasMap, *, dracut: bool) -> str:
+def edit_entry(text: str, aliases: AliasMap, *, words: tuple[str, ...]) -> str:
     """A boot loader entry (``loader/entries/*.conf``); options in variables stay there."""
 
     def edit(line: str) -> str:
         found = _ENTRY.match(line)
-        return found[1] + _edit_line(found[2], aliases, dracut) if found else line
+        return found[1] + _edit_line(found[2], aliases, words) if found else line
 
     return by_line(text, edit)
 
 
-def edit_environment(text: str, aliases: AliasMap, *, dracut: bool) -> str:
+def edit_environment(text: str, aliases: AliasMap, *, words: tuple[str, ...]) -> str:
     """The environment block, padded anew to its length.
 
     Raises:
@@ -72,7 +72,7 @@ def edit_environment(text: str, aliases: AliasMap, *, dracut: bool) -> str:
             edited.append(line)
         elif name.endswith("kernelopts") or names_root(value):
             end = "\n" if value.endswith("\n") else ""
-            edited.append(f"{name}={_edit_line(value.removesuffix(chr(10)), aliases, dracut)}{end}")
+            edited.append(f"{name}={_edit_line(value.removesuffix(chr(10)), aliases, words)}{end}")
         else:
             edited.append(aliases.replace_grub(aliases.replace_paths(line)))
     joined = "".join(edited)

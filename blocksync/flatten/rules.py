@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from blocksync.flatten import configuration, grubfiles
 from blocksync.flatten.aliases import AliasMap
 
-Editor = Callable[[str, AliasMap, bool], str]
+Editor = Callable[[str, AliasMap, tuple[str, ...]], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Rule:
         name: stays the same; options and findings name it.
         code: of the finding where a name is left.
         patterns: paths below the system's root; ``*`` stands for anything within one part.
-        edit: gets the text, the aliases, and whether dracut makes the system's initramfs.
+        edit: gets the text, the aliases, and the words that a kernel's command line needs.
         symptom: what happens at the next boot where it was left undone.
         fatal: whether the system then fails to come up whole.
         links: whether a symlink is followed to what it means, inside the system.
@@ -39,11 +39,11 @@ class Rule:
 
 
 def _plain(edit: Callable[[str, AliasMap], str]) -> Editor:
-    return lambda text, aliases, _dracut: edit(text, aliases)
+    return lambda text, aliases, _words: edit(text, aliases)
 
 
-def _dracut(edit: Callable[..., str]) -> Editor:
-    return lambda text, aliases, dracut: edit(text, aliases, dracut=dracut)
+def _kernel(edit: Callable[..., str]) -> Editor:
+    return lambda text, aliases, words: edit(text, aliases, words=words)
 
 
 _ROOT_SYMPTOM = (
@@ -94,28 +94,28 @@ RULES = (
             "etc/grub.d/41_custom",
             "boot/extlinux/extlinux.conf",
         ),
-        edit=_dracut(grubfiles.edit_grub_cfg),
+        edit=_kernel(grubfiles.edit_grub_cfg),
         symptom=_ROOT_SYMPTOM,
     ),
     Rule(
         name="grubenv",
         code="BS1134",
         patterns=("boot/grub/grubenv", "boot/grub2/grubenv", "boot/efi/EFI/*/grubenv"),
-        edit=_dracut(grubfiles.edit_environment),
+        edit=_kernel(grubfiles.edit_environment),
         symptom=_ROOT_SYMPTOM,
     ),
     Rule(
         name="entries",
         code="BS1135",
         patterns=("boot/loader/entries/*.conf", "boot/efi/loader/entries/*.conf", "efi/loader/entries/*.conf"),
-        edit=_dracut(grubfiles.edit_entry),
+        edit=_kernel(grubfiles.edit_entry),
         symptom=_ROOT_SYMPTOM,
     ),
     Rule(
         name="cmdline",
         code="BS1136",
         patterns=("etc/kernel/cmdline",),
-        edit=_dracut(configuration.edit_command_line),
+        edit=_kernel(configuration.edit_command_line),
         symptom=f"the next kernel gets the old root: {_ROOT_SYMPTOM}",
         fatal=False,
     ),
@@ -123,7 +123,7 @@ RULES = (
         name="default-grub",
         code="BS1137",
         patterns=("etc/default/grub",),
-        edit=_dracut(configuration.edit_default_grub),
+        edit=_kernel(configuration.edit_default_grub),
         symptom=_LATER,
         fatal=False,
     ),

@@ -114,18 +114,18 @@ def test_names_as_the_device_mapper_and_systemd_write_them() -> None:
 )
 def test_command_lines_word_by_word(before: str, after: str) -> None:
     aliases = AliasMap([alias("vg", "root", 1, 1, "ext4")], "gpt")
-    assert edit_arguments(before, aliases, no_lvm=True) == after
-    assert edit_arguments(after, aliases, no_lvm=True) == after
+    assert edit_arguments(before, aliases, words=("rd.lvm=0",)) == after
+    assert edit_arguments(after, aliases, words=("rd.lvm=0",)) == after
 
 
 def test_an_environment_block_keeps_its_length_or_is_refused() -> None:
     aliases = AliasMap([alias("vg", "root", 1, 1, "ext4")], "gpt")
     text = "# GRUB Environment Block\nkernelopts=root=/dev/vg/root\n"
-    edited = edit_environment(text.ljust(1024, "#"), aliases, dracut=True)
+    edited = edit_environment(text.ljust(1024, "#"), aliases, words=("rd.lvm=0",))
     assert len(edited) == 1024
     assert "kernelopts=root=UUID=0a1b2c3d-0000-4000-8000-000000000001 rd.lvm=0\n" in edited
     full = text + "filler=" + "x" * (1024 - len(text) - 8) + "\n"
     with pytest.raises(GuestFileError, match="1024"):
-        edit_environment(full, aliases, dracut=True)
+        edit_environment(full, aliases, words=("rd.lvm=0",))
     with pytest.raises(GuestFileError):
-        edit_environment("no block", aliases, dracut=True)
+        edit_environment("no block", aliases, words=("rd.lvm=0",))

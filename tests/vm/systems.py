@@ -260,7 +260,8 @@ def _grub_cfg(recipe: Recipe, root: Lv, version: str, arguments: str) -> str:
 def _partition(recipe: Recipe, disks: list[Path]) -> list[tuple[int, int]]:
     """Make the tables; returns ``(offset, size)`` of each physical volume."""
     total = sum(volume.mib for volume in recipe.volumes)
-    pv_mib = (total * (2 if recipe.thin else 1)) // recipe.disks + 32
+    spare = 2 if recipe.thin or any(volume.lies == "split" for volume in recipe.volumes) else 1
+    pv_mib = total * spare // recipe.disks + 32
     places = []
     for index, disk in enumerate(disks):
         lines = [f"label: {'gpt' if recipe.table == 'gpt' else 'dos'}"]
@@ -368,11 +369,14 @@ def _allocate(
     if volume.lies == "striped":
         each = extents // len(devices)
         lvm.create(*name, "-l", str(each * len(devices)), "-i", str(len(devices)), "-I", "64k", recipe.group)
+        # lvm2 chooses which disk has the first stripe.
+        said = lvm("lvs", "--noheadings", "--segments", "-o", "seg_pe_ranges", f"{recipe.group}/{volume.name}")
+        order = [devices.index(part.rpartition(":")[0]) for part in said.split()]
         piece = 64 << 10
-        pieces = [
-            (c * piece, c % len(devices), used[c % len(devices)] * EXTENT_BYTES + c // len(devices) * piece, piece)
-            for c in range(each * len(devices) * EXTENT_BYTES // piece)
-        ]
+        pieces = []
+        for number in range(each * len(devices) * EXTENT_BYTES // piece):
+            pv = order[number % len(order)]
+            pieces.append((number * piece, pv, used[pv] * EXTENT_BYTES + number // len(order) * piece, piece))
         for index in range(len(devices)):
             used[index] += each
         return pieces
@@ -467,8 +471,8 @@ class _Lvm:
             "activation { udev_sync = 0 udev_rules = 0 monitoring = 0 }\n"
         )
 
-    def __call__(self, *arguments: str) -> None:
-        run("env", f"LVM_SYSTEM_DIR={self._folder}", "lvm", *arguments)
+    def __call__(self, *arguments: str) -> str:
+        return run("env", f"LVM_SYSTEM_DIR={self._folder}", "lvm", *arguments)
 
     def create(self, *arguments: str) -> None:
         self("lvcreate", "--driverloaded", "n", "-an", "-Zn", "-Wn", "-y", *arguments)
