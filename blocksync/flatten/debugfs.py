@@ -84,7 +84,7 @@ class ExtTree(Tree):
                 self._change(f"rm {where}")
             self._change(f"write {file.name} {where}")
         self._listings.clear()
-        self._change(f"sif {where} mode {oct(stat.S_IFREG | (stat.S_IMODE(old) if old else mode))}")
+        self._change(f"sif {where} mode 0{stat.S_IFREG | (stat.S_IMODE(old) if old else mode):o}")
         ids = re.search(r"User:\s*(\d+)\s+Group:\s*(\d+)", owner)
         for name, value in (("uid", ids[1] if ids else "0"), ("gid", ids[2] if ids else "0")):
             self._change(f"sif {where} {name} {value}")

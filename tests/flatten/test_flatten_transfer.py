@@ -113,6 +113,22 @@ def test_a_local_flatten_gives_partitions_without_old_names(disks: list[Path], t
     assert not subprocess.run(["losetup", "-j", target], capture_output=True, text=True, check=True).stdout
 
 
+def test_without_root_rights_the_repair_goes_through_debugfs(
+    disks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "geteuid", lambda: 1000)
+        result = local(disks, tmp_path)
+    assert ("fstab", "/etc/fstab") in result.changed
+    assert any("GRUB for BIOS rebuilt" in line for line in result.loaders)
+    target = tmp_path / "target.img"
+    assert check_target(str(target)) == []
+    for number in (1, 2, 4):
+        part = next(part for part in look_at(str(target)).parts if part.number == number)
+        words = ["e2fsck", "-fn", f"{target}?offset={part.offset}"]
+        assert subprocess.run(words, capture_output=True, text=True, check=False).returncode == 0
+
+
 def test_a_second_pass_brings_what_changed_and_repairs_anew(disks: list[Path], tmp_path: Path) -> None:
     local(disks, tmp_path)
     change_root(disks, b"changed today")
