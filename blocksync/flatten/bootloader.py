@@ -13,6 +13,8 @@ first sector are written.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import struct
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocksync.errors import BootLoaderError, GuestFileError
-from blocksync.flatten.changes import keep_original
+from blocksync.flatten.changes import FOLDER, keep_original
 from blocksync.flatten.plan import BIOS_BOOT_TYPE
 from blocksync.flatten.system import Part, System
 from blocksync.flatten.tree import Guest
@@ -61,6 +63,8 @@ _SCRIPT = (
 _FILESYSTEMS = {"ext2": "ext2", "ext3": "ext2", "ext4": "ext2", "xfs": "xfs", "btrfs": "btrfs", "vfat": "fat"}
 _FALLBACK = "EFI/BOOT"
 _NOBODY = 65534
+SEAL = FOLDER + "/loader.json"
+"""Which core was put where: what is in it cannot be read back, since it is compressed."""
 
 WriteTarget = Callable[[int, bytes], None]
 
@@ -153,8 +157,12 @@ def _rebuild_bios(
             f"GRUB's core of {len(core)} bytes does not fit into the {room} bytes there are for it"
         )
     first, sectors = offset // _SECTOR, -(-len(core) // _SECTOR)
-    write(offset, located_core(core, first, sectors))
+    image = located_core(core, first, sectors)
+    write(offset, image)
     write(0, located_boot(boot, first))
+    seal = {"offset": offset, "length": len(image), "sha256": hashlib.sha256(image).hexdigest()}
+    system.guest.make_folders(FOLDER)
+    system.guest.write(SEAL, json.dumps(seal).encode() + b"\n", mode=0o600)
     return f"GRUB for BIOS rebuilt at sector {first}, reading {path} on partition {home.number} ({whose} modules)"
 
 

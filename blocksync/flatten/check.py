@@ -7,6 +7,8 @@ known volume are told apart by their form (``/dev/mapper/…``, ``lvmid/…``, `
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 
 from blocksync.errors import FlattenError
 from blocksync.flatten.aliases import AliasMap
-from blocksync.flatten.bootloader import bios_place, find_esp, grub_folder
+from blocksync.flatten.bootloader import SEAL, bios_place, find_esp, grub_folder
 from blocksync.flatten.changes import found_files, kernel_words
 from blocksync.flatten.initrd import InitrdFacts, read_initrd
 from blocksync.flatten.mounts import privately
@@ -199,9 +201,29 @@ def _core_prefix(system: System) -> str:
         core = file.read(512)
     if not any(sector[:440]) or not any(core):
         return "none"
+    seal = _seal(system)
+    if seal is not None and seal != _digest(system.disk.path, seal[0], seal[1]):
+        return "elsewhere"
     where = int.from_bytes(sector[0x5C:0x64], "little")
     rest = int.from_bytes(core[0x1F4:0x1FC], "little")
     return "ok" if where * 512 == place[0] and rest == where + 1 else "elsewhere"
+
+
+def _seal(system: System) -> tuple[int, int, str] | None:
+    """Where the repair put GRUB's core, how long it is, and its digest; None where nothing usable is written down."""
+    content = system.guest.read(SEAL, _MOST_FSTAB_BYTES)
+    try:
+        said = json.loads(content or b"{}")
+        seal = int(said["offset"]), int(said["length"]), str(said["sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return seal if 0 < seal[0] < system.disk.size and 0 < seal[1] <= _MOST_IMAGE_BYTES else None
+
+
+def _digest(path: str, offset: int, length: int) -> tuple[int, int, str]:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return offset, length, hashlib.sha256(file.read(length)).hexdigest()
 
 
 def _mount_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:

@@ -163,6 +163,19 @@ def test_what_is_left_out_is_predicted_and_mended_later(left_out: str, disks: li
     assert check_target(target) == []
 
 
+def test_another_loader_in_the_place_of_ours_is_noticed(disks: list[Path], tmp_path: Path) -> None:
+    local(disks, tmp_path)
+    target = tmp_path / "target.img"
+    with target.open("r+b") as file:
+        file.seek(512 * 20)
+        file.write(b"another core")
+    found = check_target(str(target))
+    assert [each.code for each in found] == ["BS1145"]
+    assert "grub rescue>" in found[0].symptom
+    api.repair_flattened(str(target))
+    assert check_target(str(target)) == []
+
+
 def test_a_target_that_somebody_divided_or_wrote_to_is_noticed(disks: list[Path], tmp_path: Path) -> None:
     local(disks, tmp_path)
     target = tmp_path / "target.img"

@@ -1,16 +1,18 @@
 """The campaign of flatten: systems with their root on LVM are flattened, looked at and booted.
 
-``python -m tests.vm.flattening [--local] [--results FILE] [SYSTEM…]`` runs all that are named, or all there are, and
-writes a line of JSON each. Without ``--local`` a system goes over TLS on loopback, as ``blocksync send --flatten``
-sends it.
+``python -m tests.vm.flattening [--local | --negative] [--results FILE] [SYSTEM…]`` runs all that are named, or all
+there are, and writes a line of JSON each. Without ``--local`` a system goes over TLS on loopback, as ``blocksync
+send --flatten`` sends it.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from blocksync.options import FlattenOptions
 from tests.vm.systems import RECIPES, Recipe, cached
 
 BOOT_SECONDS = 1500.0
+MIB = 1 << 20
 _END = "REPORT-END"
 
 
@@ -135,14 +138,77 @@ def run(recipe: Recipe, *, local: bool) -> dict[str, object]:
     }
 
 
+NEGATIVES = (
+    # system, step that is left out, what --check says, what the boot shows
+    ("bios-mbr", "fstab", "BS1130", "emergency"),
+    ("bios-mbr", "grub.cfg", "BS1133", "initramfs"),
+    ("bios-mbr", "loader", "BS1145", "no-loader"),
+    ("bios-gpt", "prefix", "BS1145", "grub-rescue"),
+    ("dracut", "rd.lvm=0", "BS1147", "dracut"),
+)
+
+
+def negative(name: str, step: str, code: str, verdict: str) -> dict[str, object]:
+    """Leave one step out: the check predicts, and the boot shows, what the facts say."""
+    disks = cached(RECIPES[name])
+    with tempfile.TemporaryDirectory(prefix="flattening-") as folder_name:
+        folder = Path(folder_name)
+        target = folder / "target.img"
+        skip = () if step in ("prefix", "rd.lvm=0") else (step,)
+        options = FlattenOptions(create=True, state_dir=folder / "state", skip=skip)
+        api.flatten([str(disk) for disk in disks], str(target), options)
+        if step == "prefix":
+            _old_loader(disks[0], target)
+        elif step == "rd.lvm=0":
+            _blank(target, b" rd.lvm=0")
+        codes = sorted({each.code for each in api.check_flattened(str(target))})
+        report = boot_test(str(target), firmware="bios", folder=folder / "boot", seconds=BOOT_SECONDS)
+    return {
+        "system": name,
+        "left out": step,
+        "ok": code in codes and report.verdict == verdict,
+        "predicted": codes,
+        "verdict": report.verdict,
+        "seen": report.seen,
+        "notices": report.notices,
+        "boot_seconds": report.seconds,
+    }
+
+
+def _old_loader(disk: Path, target: Path) -> None:
+    """Put the source's own GRUB there, whose prefix is on the old volume."""
+    with disk.open("rb") as source, target.open("r+b") as file:
+        file.write(source.read(440))
+        source.seek(MIB)
+        file.seek(MIB)
+        file.write(source.read(MIB))
+
+
+def _blank(target: Path, words: bytes) -> None:
+    """Overwrite words with blanks, wherever on the target they are."""
+    content = target.read_bytes()
+    at = content.find(words)
+    assert at >= 0
+    with target.open("r+b") as file:
+        while at >= 0:
+            file.seek(at)
+            file.write(b" " * len(words))
+            at = content.find(words, at + 1)
+
+
 def main(words: list[str]) -> int:
     local = "--local" in words
     results = Path(words[words.index("--results") + 1]) if "--results" in words else None
     names = [word for word in words if word in RECIPES] or list(RECIPES)
+    jobs: list[tuple[str, Callable[[], dict[str, object]]]] = []
+    if "--negative" in words:
+        jobs = [(case[0], functools.partial(negative, *case)) for case in NEGATIVES if case[0] in names]
+    else:
+        jobs = [(name, functools.partial(run, RECIPES[name], local=local)) for name in names]
     good = True
-    for name in names:
+    for name, job in jobs:
         try:
-            facts = run(RECIPES[name], local=local)
+            facts = job()
         except Exception as error:  # noqa: BLE001 - the others are run all the same
             facts = {"system": name, "ok": False, "faults": [f"{type(error).__name__}: {error}"]}
         good = good and bool(facts["ok"])

@@ -1,0 +1,88 @@
+"""What a console means; and a real boot of something that cannot boot."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from blocksync.cli import main
+from blocksync.errors import BootTestError
+from blocksync.flatten.boottest import boot_test, judge, notices, plain
+from tests.devices import image
+
+MIB = 1 << 20
+CONSOLES = {
+    "login": "[  OK  ] Reached target graphical.\n\nDebian GNU/Linux 12 web ttyS0\n\nweb login: ",
+    "emergency": (
+        "[ TIME ] Timed out waiting for device dev-mapper-vg0\\x2dhome.device.\n"
+        'You are in emergency mode. After logging in, type "journalctl -xb"\nGive root password for maintenance\n'
+    ),
+    "grub-rescue": "GRUB loading.\nerror: disk `lvmid/aaa/bbb' not found.\nEntering rescue mode...\ngrub rescue> ",
+    "grub-prompt": "GNU GRUB  version 2.06\n\n  Minimal BASH-like line editing is supported.\n\ngrub> ",
+    "initramfs": "Gave up waiting for root.\nALERT!  /dev/mapper/vg0-root does not exist.\n(initramfs) ",
+    "dracut": "[ 190.1] dracut-initqueue[300]: Warning: dracut-initqueue: timeout, still waiting for following\n",
+    "panic": "[    1.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n",
+    "no-loader": "SeaBIOS (version 1.16)\nBooting from Hard Disk...\nBoot failed: not a bootable disk\n",
+}
+
+
+@pytest.mark.parametrize("verdict", CONSOLES)
+def test_each_end_of_a_boot_is_told_apart_with_a_remedy(verdict: str) -> None:
+    found = judge("[    0.0] Linux version 6.1\n" + CONSOLES[verdict])
+    assert found is not None
+    assert found[0].verdict == verdict
+    assert bool(found[0].remedy) == (verdict != "login")
+
+
+@pytest.mark.parametrize(
+    "console",
+    [
+        "",
+        "[    0.0] Linux version 6.1 (builder) (gcc) root=UUID=abc\n[    5.0] systemd-logind started\n",
+        "Begin: Running /scripts/local-block ... done.\n[   12.0] pam: login: nothing of the kind\n",
+    ],
+)
+def test_a_console_that_says_nothing_yet_gives_no_verdict(console: str) -> None:
+    assert judge(console) is None
+
+
+def test_what_comes_first_counts_and_escapes_are_no_text() -> None:
+    both = CONSOLES["initramfs"] + CONSOLES["login"]
+    found = judge(both)
+    assert found is not None
+    assert found[0].verdict == "initramfs"
+    assert plain(b"\x1b[0;1;31mFailed\x1b[0m to start x.service\r\n") == "Failed to start x.service\n"
+
+
+def test_what_spoils_a_boot_that_comes_up_is_noticed() -> None:
+    text = "Gave up waiting for suspend/resume device\n[DEPEND] Dependency failed for /home.\n"
+    assert notices(text) == [
+        "the initramfs waited for the old swap: suspend/resume device",
+        "something did not come up: /home.",
+    ]
+
+
+def test_an_empty_disk_does_not_boot_and_is_not_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    disk = image(tmp_path / "disk.img", 4 * MIB)
+    before = disk.stat()
+    code = main(["boot-test", str(disk), "--firmware", "bios", "--timeout", "120", "--output", "out", "--json"])
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (code, said["verdict"], said["good"]) == (11, "no-loader", False)
+    assert said["remedy"]
+    assert Path(said["screenshot"]).stat().st_size > 0
+    after = disk.stat()
+    assert (after.st_mtime_ns, after.st_blocks) == (before.st_mtime_ns, before.st_blocks)
+
+
+def test_a_machine_without_qemu_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BootTestError) as caught:
+        boot_test(str(image(tmp_path / "disk.img", MIB)), firmware="bios", folder=tmp_path / "out")
+    assert "apt-get install" in caught.value.remedy
