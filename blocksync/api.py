@@ -503,13 +503,25 @@ def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | Non
     with _opened(source) as disk, _reached(options) as reach:
         try:
             return Verifier(
-                disk, reach.control, options.slot, options.progress, token, all_blocks=options.all_blocks
+                disk,
+                reach.control,
+                options.slot,
+                options.progress,
+                token,
+                all_blocks=options.all_blocks,
+                exclude=options.exclude,
             ).run()
         except TrustError as error:
             if not reach.pair_again(error):
                 raise
             return Verifier(
-                disk, reach.control, options.slot, options.progress, token, all_blocks=options.all_blocks
+                disk,
+                reach.control,
+                options.slot,
+                options.progress,
+                token,
+                all_blocks=options.all_blocks,
+                exclude=options.exclude,
             ).run()
 
 

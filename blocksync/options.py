@@ -89,6 +89,7 @@ class SendOptions:
             ``none`` reads what is there. Only of sources that are named by a path.
         snapshot_bytes: size of each classic LVM snapshot; None to choose it.
         track: keep what tells the next pass what changed (a snapshot, where nothing else does), and go by it.
+        exclude: patterns of files whose content is left out, in rsync's syntax, one rule each.
         progress: called from a thread of ours, about once a second.
     """
 
@@ -109,6 +110,7 @@ class SendOptions:
     snapshot: str = "auto"
     snapshot_bytes: int | None = None
     track: bool = False
+    exclude: tuple[str, ...] = ()
     progress: ProgressCallback | None = None
 
 
@@ -185,6 +187,7 @@ class CopyOptions:
     replace: bool = False
     rescue: bool = False
     all_blocks: bool = False
+    exclude: tuple[str, ...] = ()
     progress: ProgressCallback | None = None
 
 
@@ -196,6 +199,7 @@ class VerifyOptions:
     ask_code: AskCode | None = None
     state_dir: Path | None = None
     all_blocks: bool = False
+    exclude: tuple[str, ...] = ()
     progress: ProgressCallback | None = None
 
 
@@ -216,6 +220,9 @@ class SendResult:
         consistency: ``live``, ``crash`` (this disk at one instant), ``crash-group`` (all disks of the transfer at the
             same instant) or ``application`` (its writers took part).
         tracker: whose word on what changed the pass went by; empty where all was compared by digests.
+        excluded: ``(file, bytes)`` of content that was left out, at most 1000; a file of a partition or logical
+            volume as ``#2:/path``. On the target such a file has its name and its size, and zeros for content.
+        excluded_files, excluded_bytes: of all of them.
         unreadable: with ``rescue``, ``(offset, length)`` of what could not be read, in bytes: zeros on the target.
     """
 
@@ -239,6 +246,9 @@ class SendResult:
     unreadable: tuple[tuple[int, int], ...] = ()
     unused: int = 0
     notes: tuple[str, ...] = ()
+    excluded: tuple[tuple[str, int], ...] = ()
+    excluded_files: int = 0
+    excluded_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import click
 from blocksync.cli.cutover import end_of, summary
 from blocksync.cli.display import showing
 from blocksync.cli.parameters import block_size, common
-from blocksync.cli.sending import all_blocks_option, rescue_option
+from blocksync.cli.sending import patterns, rescue_option, used_options
 from blocksync.cli.session import Session
 from blocksync.errors import TargetError, UsageError
 from blocksync.options import CopyOptions, Digest
@@ -34,7 +34,7 @@ from blocksync.options import CopyOptions, Digest
 )
 @click.option("--replace", is_flag=True, help="Let this disk replace the copy of another one in TARGET.")
 @rescue_option
-@all_blocks_option
+@used_options
 @common()
 def copy(
     session: Session,
@@ -47,6 +47,8 @@ def copy(
     replace: bool,
     rescue: bool,
     all_blocks: bool,
+    exclude: tuple[str, ...],
+    exclude_from: tuple[Path, ...],
     state_dir: Path | None,
 ) -> int:
     """Make one pass from SOURCE to TARGET on this machine.
@@ -67,6 +69,7 @@ def copy(
             replace=replace,
             rescue=rescue,
             all_blocks=all_blocks,
+            exclude=patterns(exclude, exclude_from),
             progress=display,
         )
         try:

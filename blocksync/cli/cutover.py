@@ -224,6 +224,7 @@ def summary(result: SendResult, where: str) -> list[str]:
     ]
     if result.unused:
         lines.append(f"left out {show_size(result.unused)} that no file uses")
+    lines.extend(_excluded(result))
     lines.extend(f"note: {note}" for note in result.notes)
     lines.append(CONSISTENCY[result.consistency])
     if result.tracker:
@@ -236,6 +237,18 @@ def summary(result: SendResult, where: str) -> list[str]:
         lines.append(f"sent again as whole blocks: {show_size(result.resent)}")
     lines.extend(_unreadable(result))
     return lines
+
+
+def _excluded(result: SendResult) -> list[str]:
+    if not result.excluded_files:
+        return []
+    shown = [f"  {show_size(size)}  {name}" for name, size in result.excluded[:MAX_RANGES_SHOWN]]
+    return [
+        f"left out {show_size(result.excluded_bytes)} of content of {result.excluded_files} files",
+        *shown,
+        *(["  and more"] if result.excluded_files > len(shown) else []),
+        "  on the target these files have their names and sizes, and zeros for content",
+    ]
 
 
 def _unreadable(result: SendResult) -> list[str]:

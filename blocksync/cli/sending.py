@@ -15,7 +15,7 @@ from blocksync.cli.display import showing
 from blocksync.cli.flattening import growth, plan_options, told
 from blocksync.cli.parameters import PATH, block_size, common, level, sized
 from blocksync.cli.session import Session
-from blocksync.errors import BootFailedError, GroupIncompleteError, IntegrityError, UsageError
+from blocksync.errors import BootFailedError, GroupIncompleteError, IntegrityError, UsageError, from_os_error
 from blocksync.options import (
     DEFAULT_CONNECTIONS,
     DEFAULT_RETRY_SECONDS,
@@ -45,9 +45,39 @@ def receiver_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-all_blocks_option = click.option(
-    "--all-blocks", is_flag=True, help="Also what no file uses, as the filesystems say. [default: used blocks only]"
-)
+def used_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--all-blocks``, ``--exclude`` and ``--exclude-from``: what of a disk is looked at."""
+    for option in (
+        click.option(
+            "--exclude-from", multiple=True, type=PATH, metavar="FILE", help="Patterns from a file, one a line."
+        ),
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="PATTERN",
+            help="Leave out the content of files, as /var/log/*.gz: rsync's syntax, from the filesystem's root.",
+        ),
+        click.option("--all-blocks", is_flag=True, help="Also what no file uses. [default: used blocks only]"),
+    ):
+        function = option(function)
+    return function
+
+
+def patterns(exclude: tuple[str, ...], exclude_from: tuple[Path, ...]) -> tuple[str, ...]:
+    """The rules that were typed, then those of the files.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    found = list(exclude)
+    for path in exclude_from:
+        try:
+            found += path.read_text(errors="surrogateescape").splitlines()
+        except OSError as error:
+            raise from_os_error(error, UsageError, f"cannot read the patterns of {path}") from error
+    return tuple(found)
+
+
 rescue_option = click.option(
     "--rescue",
     is_flag=True,
@@ -105,7 +135,7 @@ rescue_option = click.option(
 @plan_options
 @click.option("--no-repair", is_flag=True, help="With --flatten: leave the system on the target as it is.")
 @rescue_option
-@all_blocks_option
+@used_options
 @cutover_options
 @limit_options
 @common()
@@ -134,6 +164,8 @@ def send(
     grow: tuple[str, ...],
     encrypted: tuple[str, ...],
     no_repair: bool,
+    exclude: tuple[str, ...],
+    exclude_from: tuple[Path, ...],
     **more: Any,
 ) -> int:
     """Make one pass from SOURCE to a receiver, or follow it; several disks of one machine go as one transfer.
@@ -170,6 +202,7 @@ def send(
             snapshot="none" if live else snapshot,
             snapshot_bytes=snapshot_size,
             track=track,
+            exclude=patterns(exclude, exclude_from),
             progress=display,
         )
         wanted = transfer_options(session, options, **more)

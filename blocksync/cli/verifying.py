@@ -12,7 +12,7 @@ from blocksync.cli.codes import asker, given_code
 from blocksync.cli.display import showing
 from blocksync.cli.parameters import common
 from blocksync.cli.quantities import show_seconds, show_size
-from blocksync.cli.sending import all_blocks_option, receiver_options
+from blocksync.cli.sending import patterns, receiver_options, used_options
 from blocksync.cli.session import Session
 from blocksync.errors import IntegrityError
 from blocksync.options import VerifyOptions
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source")
 @receiver_options
-@all_blocks_option
+@used_options
 @common()
 def verify(
     session: Session,
@@ -35,6 +35,8 @@ def verify(
     code_file: Path | None,
     state_dir: Path | None,
     all_blocks: bool,
+    exclude: tuple[str, ...],
+    exclude_from: tuple[Path, ...],
 ) -> int:
     """Read SOURCE and its copy and compare; exit 0 where they are identical, 9 where they differ.
 
@@ -53,6 +55,7 @@ def verify(
             ask_code=asker(session, display),
             state_dir=state_dir,
             all_blocks=all_blocks,
+            exclude=patterns(exclude, exclude_from),
             progress=display,
         )
         result = api.verify(source, options, cancel=cancel)

@@ -7,12 +7,15 @@ must itself say that it is clean. :meth:`AllocatedSource.check` looks again befo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from blocksync.errors import LayoutError, SourceError
+from blocksync.errors import LayoutError, SourceError, UsageError
 from blocksync.extents import Extent, overlay
 from blocksync.sources.base import Source
 from blocksync.volumes.allocation import DiskMap
+from blocksync.volumes.files import MOST_NAMED
+from blocksync.volumes.patterns import Rules
 from blocksync.volumes.reader import SourceReader
 
 
@@ -73,25 +76,57 @@ class AllocatedSource(Source):
         self._base.close()
 
 
-def allocated(source: Source, *, all_blocks: bool) -> tuple[Source, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocated:
+    """A source to read, and what is to be said of it.
+
+    Args:
+        source: stands on the one that was given, and needs no closing of its own.
+        notes: why what is not covered by a map is read as a whole, in words.
+        excluded: ``(file, bytes)`` of what is left out, the first of them; files by volume and path.
+        excluded_files: how many there are in all.
+        excluded_bytes: of them.
+    """
+
+    source: Source
+    notes: tuple[str, ...] = ()
+    excluded: tuple[tuple[str, int], ...] = ()
+    excluded_files: int = 0
+    excluded_bytes: int = 0
+
+
+def allocated(source: Source, *, all_blocks: bool, exclude: Sequence[str] = ()) -> Allocated:
     """The source, with its allocation map where one can be had.
 
     Args:
-        source: open; what is returned stands on it, and needs no closing of its own.
+        source: open.
         all_blocks: take no map.
+        exclude: patterns of files to leave out.
 
-    Returns:
-        the source to read, and why what is not covered by a map is read as a whole, in words.
+    Raises:
+        UsageError: a pattern cannot be understood, or there are some and ``all_blocks``.
     """
+    rules = Rules(exclude)
     if all_blocks:
-        return source, ()
+        if rules.rules:
+            raise UsageError("every block and no excluded file: one of both", remedy="leave out --all-blocks")
+        return Allocated(source=source)
+    kept = "every block is read, and no file left out" if rules.rules else "every block is read"
     reason = source.in_use()
     if reason:
-        return source, (f"every block is read: {reason}",)
+        return Allocated(source=source, notes=(f"{kept}: {reason}",))
     try:
-        found = DiskMap(SourceReader(source))
-        if not found.found:
-            return source, tuple(found.notes)
-        return AllocatedSource(source, found), tuple(found.notes)
+        found = DiskMap(SourceReader(source), rules)
     except LayoutError as error:
-        return source, (f"every block is read: {error.message}",)
+        return Allocated(source=source, notes=(f"{kept}: {error.message}",))
+    if not found.found:
+        return Allocated(source=source, notes=tuple(found.notes))
+    parts = found.excluded.items()
+    named = [(f"#{place}:{name}" if place else name, size) for place, part in parts for name, size in part.names]
+    return Allocated(
+        source=AllocatedSource(source, found),
+        notes=tuple(found.notes),
+        excluded=tuple(named[:MOST_NAMED]),
+        excluded_files=sum(part.files for _, part in parts),
+        excluded_bytes=sum(part.total for _, part in parts),
+    )

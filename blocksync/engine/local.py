@@ -67,6 +67,7 @@ def copy_disk(source: Source, target_path: str, state: Path, options: CopyOption
             retry_seconds=0,
             replace=options.replace,
             all_blocks=options.all_blocks,
+            exclude=options.exclude,
             progress=options.progress,
         )
         return Sender(source, route, wanted, cancel).run()

@@ -271,7 +271,15 @@ class Operation:
         found = []
         for source, disk in zip(sources, self._disks, strict=True):
             with self._reach.route(disk.slot, own=True) as route:
-                result = Verifier(source, route.control, disk.slot, self._progress, self._cancel).run()
+                result = Verifier(
+                    source,
+                    route.control,
+                    disk.slot,
+                    self._progress,
+                    self._cancel,
+                    all_blocks=self._options.send.all_blocks,
+                    exclude=self._options.send.exclude,
+                ).run()
             record = VerifyRecord(
                 slot=result.slot,
                 identical=result.identical,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from blocksync.engine.adapt import LevelControl
-from blocksync.engine.allocation import allocated
+from blocksync.engine.allocation import Allocated, allocated
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.dirty import DirtyMap
 from blocksync.engine.outbound import Outbound
@@ -84,11 +84,13 @@ class Transfer:
         self.resent = 0
         self.resumed = 0
         self.unused = 0
-        self.notes: tuple[str, ...] = ()
+        self.view = Allocated(source=source)
 
     def look(self) -> None:
         """Find out what of the source is used, where that can be told."""
-        self.source, self.notes = allocated(self.source, all_blocks=self.options.all_blocks)
+        wanted = self.options
+        self.view = allocated(self.source, all_blocks=wanted.all_blocks, exclude=wanted.exclude)
+        self.source = self.view.source
 
     def skip(self, length: int) -> None:
         """Count an unused range."""
@@ -323,7 +325,10 @@ class Pass:
             root=root.hex(),
             consistency=transfer.source.capabilities.consistency,
             unused=transfer.unused,
-            notes=transfer.notes,
+            notes=transfer.view.notes,
+            excluded=transfer.view.excluded,
+            excluded_files=transfer.view.excluded_files,
+            excluded_bytes=transfer.view.excluded_bytes,
             tracker=self._tracking.provider,
             unreadable=transfer.source.unreadable(),
         )

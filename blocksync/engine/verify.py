@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Protocol
 
 from blake3 import blake3
@@ -104,6 +104,7 @@ class Verifier:
         progress: optional.
         cancel: stops it.
         all_blocks: compare also what no file uses.
+        exclude: patterns of files that the passes left out.
     """
 
     def __init__(
@@ -114,9 +115,11 @@ class Verifier:
         progress: ProgressCallback | None,
         cancel: Cancel,
         *,
-        all_blocks: bool = True,
+        all_blocks: bool = False,
+        exclude: Sequence[str] = (),
     ) -> None:
-        self._source, self._notes = allocated(source, all_blocks=all_blocks)
+        view = allocated(source, all_blocks=all_blocks, exclude=exclude)
+        self._source, self._notes = view.source, view.notes
         self._control = control
         self._slot = slot
         self._progress = progress

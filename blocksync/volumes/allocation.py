@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from blocksync.errors import LayoutError
+from blocksync.errors import FilesystemDirtyError, LayoutError
 from blocksync.volumes import lvm_groups
+from blocksync.volumes.exclusion import leave_out, reads_files
+from blocksync.volumes.files import Excluded
 from blocksync.volumes.filesystems import AllocationMap, Filesystem, detect, open_map
 from blocksync.volumes.filesystems.base import clipped
 from blocksync.volumes.layout import Part, read_disk
 from blocksync.volumes.lvm_groups import SECTOR_BYTES, Group, LogicalVolume, Segment
 from blocksync.volumes.lvm_mapping import open_volume
+from blocksync.volumes.patterns import Rules
 from blocksync.volumes.reader import Reader, Window
 
 
@@ -40,12 +43,16 @@ class DiskMap:
 
     Args:
         reader: of the disk.
+        rules: files to leave out, beside those that no copy needs; None leaves none out.
 
-    ``notes`` says of each part why no map of it is used; ``found`` counts the filesystems that have one.
+    ``notes`` says of each part why no map of it is used; ``found`` counts the filesystems that have one; ``excluded``
+    has what was left out of each, by the place as rules call it.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, rules: Rules | None = None) -> None:
         self.size = reader.size
+        self._rules = rules
+        self.excluded: dict[str, Excluded] = {}
         self.notes: list[str] = []
         self.found = 0
         self._marks: list[AllocationMap] = []
@@ -59,8 +66,9 @@ class DiskMap:
         for partition in disk.partitions:
             if partition.container or partition.physical:
                 continue
-            name = f"partition {partition.number}"
-            found = self._map(name, Window(reader, partition.offset, partition.size), partition.filesystem)
+            place = str(partition.number)
+            part = Window(reader, partition.offset, partition.size)
+            found = self._map(f"partition {place}", place, part, partition.filesystem)
             if found is not None:
                 self._add(partition.offset, partition.end, found, 0)
         self._groups(parts, {part.number: part.offset for part in disk.partitions})
@@ -92,17 +100,34 @@ class DiskMap:
 
     # -- putting it together ----------------------------------------------------------------------------------
 
-    def _map(self, name: str, reader: Reader, filesystem: Filesystem | None) -> AllocationMap | None:
+    def _map(self, name: str, place: str, reader: Reader, filesystem: Filesystem | None) -> AllocationMap | None:
         if filesystem is None:
             self.notes.append(f"{name}: nothing recognised")
             return None
         try:
-            found = open_map(reader, filesystem)
+            found = self._without(name, place, reader, filesystem.kind, open_map(reader, filesystem))
         except LayoutError as error:
             self.notes.append(f"{name}: {error.message}")
             return None
         self.found += 1
         self._marks.append(found)
+        return found
+
+    def _without(self, name: str, place: str, reader: Reader, kind: str, found: AllocationMap) -> AllocationMap:
+        """The map without the files that are left out; where they cannot be found, that is told."""
+        if self._rules is None:
+            return found
+        if self._rules.of(place).rules and not reads_files(kind):
+            self.notes.append(f"{name}: files of {kind} cannot be left out")
+        try:
+            found, excluded = leave_out(reader, kind, found, self._rules, place)
+        except FilesystemDirtyError:
+            raise
+        except LayoutError as error:
+            self.notes.append(f"{name}: no file of it is left out: {error.message}")
+            return found
+        if excluded.files:
+            self.excluded[place] = excluded
         return found
 
     def _add(self, start: int, end: int, found: AllocationMap, shift: int) -> None:
@@ -119,7 +144,7 @@ class DiskMap:
     def _whole(self, reader: Reader, filesystem: Filesystem | None, physical: bool) -> None:
         if physical:
             return
-        found = self._map("the disk", reader, filesystem)
+        found = self._map("the disk", "", reader, filesystem)
         if found is not None:
             self._add(0, self.size, found, 0)
 
@@ -151,7 +176,7 @@ class DiskMap:
         except LayoutError as error:
             self.notes.append(f"{name}: {error.message}")
             return
-        found = self._map(name, reader, detect(reader))
+        found = self._map(name, name, reader, detect(reader))
         if found is None:
             return
         for segment in volume.segments:

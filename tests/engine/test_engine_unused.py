@@ -19,7 +19,7 @@ from blocksync.engine.cancel import Cancel
 from blocksync.engine.receiver import PeerPort, Receiver
 from blocksync.engine.slot import Slot
 from blocksync.engine.verify import Verifier
-from blocksync.errors import SourceError
+from blocksync.errors import SourceError, UsageError
 from blocksync.extents import ExtentKind
 from blocksync.manifest.folder import OsFolder
 from blocksync.options import VerifyResult
@@ -121,7 +121,7 @@ def test_old_data_on_a_target_become_zeros_where_nothing_is_used(disk: Path, tmp
     assert result.unused > 40 * MIB
     assert result.zero >= result.unused
     with open_source(str(disk)) as source:
-        wrapped, _ = allocated(source, all_blocks=False)
+        wrapped = allocated(source, all_blocks=False).source
         free = [extent for extent in wrapped.extents() if extent.kind is ExtentKind.UNUSED]
     content = target.read_bytes()
     for extent in free:
@@ -159,7 +159,7 @@ def test_a_verify_looks_at_what_is_used_unless_asked_for_all(disk: Path, tmp_pat
     assert whole.unused == 0
     content = disk.read_bytes()
     with open_source(str(disk)) as source:
-        wrapped, _ = allocated(source, all_blocks=False)
+        wrapped = allocated(source, all_blocks=False).source
         used = next(e for e in wrapped.extents() if e.kind is ExtentKind.DATA and e.offset > 20 * MIB)
     with target.open("r+b") as file:
         file.seek(used.offset + 77)
@@ -217,7 +217,7 @@ def test_a_mount_that_the_list_of_mounts_does_not_show_is_seen(tmp_path: Path, k
 
 def test_a_filesystem_that_is_mounted_meanwhile_is_noticed_before_the_commit(disk: Path, tmp_path: Path) -> None:
     with open_source(str(disk)) as base:
-        source, _ = allocated(base, all_blocks=False)
+        source = allocated(base, all_blocks=False).source
         assert isinstance(source, AllocatedSource)
         source.check()
         with mounted(disk, tmp_path / "there"):
@@ -241,9 +241,33 @@ def test_the_map_of_a_disk_is_that_of_its_parts(tmp_path: Path) -> None:
         file.write(swap.read_bytes()[:4096])
         file.write(random.Random(2).randbytes(8 * MIB))  # what was swapped out once
     with open_source(str(path)) as base:
-        source, notes = allocated(base, all_blocks=False)
-        kinds = [(e.offset, e.end) for e in source.extents() if e.kind is ExtentKind.UNUSED]
-    assert notes == ("partition 3: nothing recognised",)
+        view = allocated(base, all_blocks=False)
+        kinds = [(e.offset, e.end) for e in view.source.extents() if e.kind is ExtentKind.UNUSED]
+    assert view.notes == ("partition 3: nothing recognised",)
     assert all(start > MIB and end <= 101 * MIB for start, end in kinds)
     assert (81 * MIB + 4096, 101 * MIB) in kinds
     assert sum(end - start for start, end in kinds) > 80 * MIB
+
+
+def test_excluded_files_cost_nothing_and_are_listed(tmp_path: Path) -> None:
+    need_root()
+    disk = image(tmp_path / "disk.img", SIZE)
+    run("mkfs.ext4", "-q", "-F", disk)
+    with mounted(disk, tmp_path / "there") as folder:
+        (folder / "var").mkdir()
+        for name in ("var/big.iso", "kept"):
+            (folder / name).write_bytes(os.urandom(16 * MIB))
+        expected = sums(folder)
+    target = tmp_path / "target.img"
+    options = CopyOptions(create=True, state_dir=tmp_path / "state", exclude=("/var/*.iso",))
+    result = copy(str(disk), str(target), options)
+    assert (result.excluded, result.excluded_files) == ((("/var/big.iso", 16 * MIB),), 1)
+    assert result.excluded_bytes == 16 * MIB
+    assert 16 * MIB < result.changed < 18 * MIB
+    assert subprocess.run(["e2fsck", "-fn", target], capture_output=True, check=False).returncode == 0
+    with mounted(target, tmp_path / "here") as folder:
+        assert sums(folder)["kept"] == expected["kept"]
+        # Blocks at its edges hold something else too, and went over whole.
+        assert (folder / "var/big.iso").read_bytes().count(0) > 15 * MIB
+    with pytest.raises(UsageError, match="one of both"):
+        copy(str(disk), str(target), CopyOptions(state_dir=tmp_path / "state", exclude=("*",), all_blocks=True))

@@ -164,7 +164,7 @@ class Ntfs:
         parts = [found for found in attributes if found.kind == kind and found.name == name]
         listed = next((found for found in attributes if found.kind == ATTRIBUTE_LIST), None)
         if listed is not None:
-            for other in sorted(set(self._elsewhere(listed, kind, name)) - {number}):
+            for other in sorted(set(self.elsewhere(listed, kind, name)) - {number}):
                 found = self._attributes(self.record(other), other)
                 parts += [part for part in found if part.kind == kind and part.name == name]
         parts.sort(key=lambda part: part.first)
@@ -184,7 +184,7 @@ class Ntfs:
             size=head.size,
         )
 
-    def _elsewhere(self, listed: Attribute, kind: int, name: str) -> Iterator[int]:
+    def elsewhere(self, listed: Attribute, kind: int, name: str) -> Iterator[int]:
         """The records that an attribute list names for one attribute."""
         if listed.size > _PIECE_BYTES:
             raise LayoutDamagedError("an NTFS attribute list is out of proportion")

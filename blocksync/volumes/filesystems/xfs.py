@@ -93,7 +93,7 @@ def read_superblock(reader: Reader) -> Superblock:
         raise LayoutDamagedError(f"XFS superblock: sectors of {sector} bytes")
     if number == 5:
         whole = read_bounded(reader, 0, sector, "XFS superblock")
-        _verify(whole, _CRC_AT, "superblock")
+        verify(whole, _CRC_AT, "superblock")
     said = Superblock(
         block_bytes=block,
         blocks=blocks,
@@ -148,7 +148,7 @@ def probe(reader: Reader) -> Filesystem | None:
     )
 
 
-def _verify(raw: bytes, at: int, what: str) -> None:
+def verify(raw: bytes, at: int, what: str) -> None:
     """A CRC-32C over all of ``raw`` with the four bytes at ``at`` taken as zeros, stored little-endian."""
     found = crc32c(raw[:at] + bytes(4) + raw[at + 4 :]) ^ 0xFFFFFFFF
     if found != struct.unpack_from("<I", raw, at)[0]:
@@ -229,7 +229,7 @@ class Groups:
         at = self.first_block(group) * said.block_bytes + said.sector_bytes
         raw = read_bounded(self.reader, at, said.sector_bytes, f"XFS free-space header of group {group}")
         if said.crc:
-            _verify(raw, 216, f"free-space header of group {group}")
+            verify(raw, 216, f"free-space header of group {group}")
         magic, _, number, length, root, _, _, levels = struct.unpack_from(">4s7I", raw)
         if magic != b"XAGF" or number != group or length != self.blocks_in(group):
             raise LayoutDamagedError(f"XFS: the free-space header of group {group} contradicts the superblock")
@@ -296,7 +296,7 @@ class Groups:
         raw = read_bounded(self.reader, place, said.block_bytes, f"XFS {what}")
         magic, found, count = struct.unpack_from(">4sHH", raw)
         if said.crc:
-            _verify(raw, 52, what)
+            verify(raw, 52, what)
             (daddr,) = struct.unpack_from(">Q", raw, 16)
             (owner,) = struct.unpack_from(">I", raw, 48)
             if daddr * 512 != place or owner != group or raw[32:48] != self._owner_uuid:
