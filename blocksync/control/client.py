@@ -301,6 +301,11 @@ def _post(secure: ssl.SSLSocket, host: str, body: dict[str, object]) -> object:
         connection.request("POST", "/v1/pair", json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         raw = answer.read(MAX_MESSAGE_BYTES)
+        if answer.length and len(raw) < MAX_MESSAGE_BYTES:
+            raise http.client.IncompleteRead(raw, answer.length)
+    except (ConnectionError, http.client.IncompleteRead) as error:
+        # A receiver that goes away in the middle shows as an odd kind of HTTP, too.
+        raise NetworkError("the receiver went away while it paired: the answer broke off") from error
     except http.client.HTTPException as error:
         raise ProtocolError(f"the receiver's control port does not speak HTTP: {type(error).__name__}") from error
     if answer.status != 200:

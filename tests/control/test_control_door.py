@@ -6,16 +6,22 @@ import contextlib
 import resource
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from blocksync.control import door, server
+from blocksync.control.client import pair
 from blocksync.engine.reach import Reach
-from blocksync.errors import BlocksyncError
+from blocksync.engine.statedir import prepare
+from blocksync.errors import BlocksyncError, NetworkError
 from blocksync.protocol.messages import VerifyRequest
-from blocksync.trust.tls import client_context
+from blocksync.trust.codes import PairingCode
+from blocksync.trust.identity import Identity
+from blocksync.trust.tls import LiveServerContext, client_context
 from tests.control.test_control_port import ask, request
 from tests.serving import Receiver
 
@@ -132,3 +138,24 @@ def test_the_door_survives_running_out_of_descriptors(served: Receiver) -> None:
             sock.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert ask(served, None, "GET", "/v1/hello")[0] == 200
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"])
+def test_a_receiver_that_goes_away_while_it_pairs_is_a_broken_network(tmp_path: Path, answer: bytes) -> None:
+    identity = Identity.load_or_create(prepare(tmp_path / "receiver"))
+    context = LiveServerContext(identity, list).context
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def go_away() -> None:
+            plain, _ = listening.accept()
+            with context.wrap_socket(plain, server_side=True) as secure:
+                secure.recv(65536)
+                secure.sendall(answer)
+
+        thread = threading.Thread(target=go_away)
+        thread.start()
+        code = PairingCode.make(identity.fingerprint)
+        sender = Identity.load_or_create(prepare(tmp_path / "sender"))
+        with pytest.raises(NetworkError):
+            pair("127.0.0.1", listening.getsockname()[1], code, sender, name="x")
+        thread.join()

@@ -129,8 +129,13 @@ class Kills:
                 raise Broken(f"the transfer does not finish: {sender.told()}")
             time.sleep(0.003)
         sender.check()
-        if sender.code and killed:
-            # The first pairing's code died with its receiver: the sender says so, and the same command again works.
+        if sender.code:
+            # A pairing is not retried: the sender says what happened, and the same command again works.
+            if receiver.poll():
+                killed = self._was_killed(receiver)
+                receiver = self._again()
+            if not killed or sender.code not in (8, 12):
+                raise Broken(f"the sender ends with {sender.code}: {sender.told()}")
             sender = bench.send()
             sender.check()
         if sender.code:
