@@ -71,6 +71,8 @@ def locked(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            _unlock(descriptor)
+            # Closing the file gives the lock back too: what the block did must not fail for this.
+            with contextlib.suppress(OSError):
+                _unlock(descriptor)
     finally:
         os.close(descriptor)

@@ -56,7 +56,7 @@ class Numbers:
             elif hint is str:
                 said[name] = TEXTS[choice % len(TEXTS)]
             else:
-                right = FIELD_BYTES[name]
+                right = FIELD_BYTES.get(name, choice % 40)
                 said[name] = (
                     self.bytes(right if choice < 250 else choice).ljust(right if choice < 250 else 0, b"\0").hex()
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import struct
 import zlib
 from collections.abc import Iterator
@@ -48,8 +47,8 @@ def run(data: bytes) -> None:
     for device in range(3):
         pool.mapped_blocks(device)
     reader = ThinReader(pool, 1, 64 * CHUNK)
-    for extent in itertools.islice(reader.extents(), 200):
-        assert 0 <= extent.offset < extent.end <= reader.size
+    read = sum(len(reader.pread(at * CHUNK, CHUNK)) for at in range(64))
+    assert read == reader.size
     assert len(reader.pread(1000, 3 * CHUNK)) == 3 * CHUNK
 
 

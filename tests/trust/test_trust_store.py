@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blocksync.errors import StateDamagedError, StateError
-from blocksync.trust import store
+from blocksync.trust import filelock, store
 from blocksync.trust.filelock import locked
 from blocksync.trust.store import JsonStore
 
@@ -224,3 +224,15 @@ def test_a_lock_that_is_a_planted_link_is_refused(numbers: JsonStore[int], priva
     with pytest.raises(StateError, match="cannot lock"):
         _save(numbers, 2)
     assert not (private / "victim").exists()
+
+
+def test_a_lock_that_cannot_be_given_back_is_given_back_by_closing(
+    monkeypatch: pytest.MonkeyPatch, private: Path
+) -> None:
+    def broken(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(filelock, "_unlock", broken)
+    for _ in range(2):
+        with filelock.locked(private / "x.lock"):
+            pass
