@@ -1,1 +1,1 @@
-"""Hostile peers and strangers; ``python -m tests.hostile flood`` measures what ten thousand sockets cost a transfer."""
+"""Hostile peers: what they say, send and ask for does nothing."""
