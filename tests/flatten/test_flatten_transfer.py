@@ -113,6 +113,33 @@ def test_a_local_flatten_gives_partitions_without_old_names(disks: list[Path], t
     assert not subprocess.run(["losetup", "-j", target], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.parametrize(("kind", "options"), [("xfs", "defaults"), ("btrfs", "subvol=@")])
+def test_roots_on_other_filesystems_are_found_and_repaired(kind: str, options: str, tmp_path: Path) -> None:
+    need_root()
+    root = Lv(name="root", where="/", kind=kind, mib=320)
+    recipe = Recipe(name="other", table="gpt", group="system", volumes=(root,))
+    tree = copied("suse", "before", tmp_path / "tree")
+    (tree / "etc/fstab").write_text(f"/dev/system/root / {kind} {options} 0 0\n")
+    config = tree / "boot/grub2/grub.cfg"
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if "lvmid/" not in line))  # of another group
+    target = str(tmp_path / "target.img")
+    disks = [str(disk) for disk in disks_of(recipe, tree, tmp_path)]
+    for kind_of_pass in ("full", "incremental"):
+        result = api.flatten(disks, target, FlattenOptions(create=True, state_dir=tmp_path / "state"))
+        done = result.group.disks[0].result
+        assert done is not None
+        assert done.kind == kind_of_pass
+        assert check_target(target) == []
+        where = "/@/boot/grub2" if kind == "btrfs" else "/boot/grub2"
+        assert any(f"reading {where} on partition" in line for line in result.loaders)
+    assert file_of(Path(target), "/etc/fstab") == f"UUID={_uuid_of(target)} / {kind} {options} 0 0\n".encode()
+
+
+def _uuid_of(target: str) -> str:
+    return next(part.uuid for part in look_at(target).parts if part.uuid)
+
+
 def test_without_root_rights_the_repair_goes_through_debugfs(
     disks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,8 @@
 """The campaign of flatten: systems with their root on LVM are flattened, looked at and booted.
 
-``python -m tests.vm.flattening [--local | --negative] [--results FILE] [SYSTEM…]`` runs all that are named, or all
-there are, and writes a line of JSON each. Without ``--local`` a system goes over TLS on loopback, as ``blocksync
-send --flatten`` sends it.
+``python -m tests.vm.flattening [--local | --rebuild | --negative] [--results FILE] [SYSTEM…]`` runs all that are
+named, or all there are, and writes a line of JSON each. Without ``--local`` a system goes over TLS on loopback, as
+``blocksync send --flatten`` sends it.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def faults(recipe: Recipe, report: BootReport, told: Seen | None) -> list[str]:
     return found
 
 
-def run(recipe: Recipe, *, local: bool) -> dict[str, object]:
+def run(recipe: Recipe, *, local: bool, rebuild: bool = False) -> dict[str, object]:
     """Flatten, look and boot one system; the facts for a table."""
     began = time.monotonic()
     disks = cached(recipe)
@@ -113,7 +113,7 @@ def run(recipe: Recipe, *, local: bool) -> dict[str, object]:
         folder = Path(name)
         target = folder / "target.img"
         if local:
-            options = FlattenOptions(create=True, state_dir=folder / "state")
+            options = FlattenOptions(create=True, state_dir=folder / "state", rebuild_initramfs=rebuild)
             api.flatten([str(disk) for disk in disks], str(target), options)
         else:
             from tests.vm.wire import sent
@@ -125,7 +125,7 @@ def run(recipe: Recipe, *, local: bool) -> dict[str, object]:
         wrong = faults(recipe, report, told)
     return {
         "system": recipe.name,
-        "way": "local" if local else "TLS",
+        "way": "rebuilt" if rebuild else "local" if local else "TLS",
         "ok": not wrong and not left,
         "faults": wrong,
         "leftovers": left,
@@ -197,14 +197,15 @@ def _blank(target: Path, words: bytes) -> None:
 
 
 def main(words: list[str]) -> int:
-    local = "--local" in words
+    rebuild = "--rebuild" in words
+    local = rebuild or "--local" in words
     results = Path(words[words.index("--results") + 1]) if "--results" in words else None
     names = [word for word in words if word in RECIPES] or list(RECIPES)
     jobs: list[tuple[str, Callable[[], dict[str, object]]]] = []
     if "--negative" in words:
         jobs = [(case[0], functools.partial(negative, *case)) for case in NEGATIVES if case[0] in names]
     else:
-        jobs = [(name, functools.partial(run, RECIPES[name], local=local)) for name in names]
+        jobs = [(name, functools.partial(run, RECIPES[name], local=local, rebuild=rebuild)) for name in names]
     good = True
     for name, job in jobs:
         try:

@@ -103,7 +103,7 @@ RECIPES = {
             volumes=(replace(ROOT, name="lv-root"), replace(SWAP, name="lv-swap-1")),
         ),
         Recipe(name="two-disks", table="gpt", disks=2, volumes=(replace(ROOT, lies="split"), SWAP)),
-        Recipe(name="striped", boot_mib=160, disks=2, volumes=(replace(ROOT, lies="striped"),)),
+        Recipe(name="striped", boot_mib=160, disks=2, volumes=(replace(ROOT, mib=896, lies="striped"),)),
         Recipe(name="thin", boot_mib=160, thin=True, volumes=(ROOT,)),
         Recipe(
             name="many",
@@ -423,11 +423,18 @@ def _make_filesystem(kind: str, path: Path, mib: int, identity: str, tree: Path)
     elif kind == "swap":
         run("mkswap", "-q", "-U", identity, path)
     else:
-        run("mkfs.xfs", "-q", "-f", "-m", f"uuid={identity}", path)
+        make = (
+            ["mkfs.xfs", "-q", "-f", "-m", f"uuid={identity}"]
+            if kind == "xfs"
+            else ["mkfs.btrfs", "-q", "-U", identity]
+        )
+        run(*make, path)
         with tempfile.TemporaryDirectory(prefix="system-") as folder:
             run("mount", "-o", "loop", path, folder)
             try:
-                run("cp", "-a", f"{tree}/.", folder)
+                if kind == "btrfs":
+                    run("btrfs", "subvolume", "create", f"{folder}/@")
+                run("cp", "-a", f"{tree}/.", f"{folder}/@" if kind == "btrfs" else folder)
             finally:
                 run("umount", folder)
 
