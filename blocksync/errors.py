@@ -16,8 +16,7 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     ├── SourceError                4
     │   ├── SnapshotError          4   a snapshot cannot be taken, or its view broke
     │   │   ├── SnapshotSpaceError    4
-    │   │   ├── SnapshotOverflowError 4
-    │   │   └── SnapshotRetryError    4   VSS says: later
+    │   │   └── SnapshotOverflowError 4
     │   ├── ChangesUnknownError    4   change tracking cannot say; told, then everything is read
     │   ├── NbdSourceError         4   an NBD server answered, and the answer is an error
     │   ├── NbdSourceLostError     4   an NBD server cannot be reached, or went away
@@ -179,14 +178,6 @@ class SnapshotOverflowError(SnapshotError):
 
     code = "BS1402"
     default_remedy = "make it bigger with --snapshot-size, or send when less is written"
-
-
-class SnapshotRetryError(SnapshotError):
-    """The system says that it can be tried again later."""
-
-    code = "BS1403"
-    retryable = True
-    default_remedy = "wait ten minutes, then run the same command again"
 
 
 class ChangesUnknownError(SourceError):

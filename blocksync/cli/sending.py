@@ -118,7 +118,7 @@ rescue_option = click.option(
 )
 @click.option(
     "--snapshot",
-    type=click.Choice(["auto", "lvm", "vss", "none"]),
+    type=click.Choice(["auto", "lvm", "none"]),
     default="auto",
     show_default=True,
     help="Read a snapshot of each SOURCE: where possible, or insist.",

@@ -20,7 +20,7 @@ from blocksync.snapshots.volumes import Volume, find_volume, installed, list_vol
 from blocksync.sources import open_source
 from blocksync.sources.base import Source
 
-MODES = ("auto", "lvm", "vss", "none")
+MODES = ("auto", "lvm", "none")
 
 
 def _nobody(_message: str) -> None:
@@ -52,7 +52,7 @@ def take(sources: Sequence[str], mode: str = "auto", wishes: Wishes | None = Non
 
     Args:
         sources: as a person names them.
-        mode: ``auto`` takes snapshots where it can and says where it could not; ``lvm`` and ``vss`` insist;
+        mode: ``auto`` takes snapshots where it can and says where it could not; ``lvm`` insists;
         ``none`` reads
             what is there.
         wishes: how.
