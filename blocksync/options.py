@@ -223,6 +223,7 @@ class SendResult:
         excluded: ``(file, bytes)`` of content that was left out, at most 1000; a file of a partition or logical
             volume as ``#2:/path``. On the target such a file has its name and its size, and zeros for content.
         excluded_files, excluded_bytes: of all of them.
+        predicted: of a first pass for which there was an estimate, ``(likeliest, least, most)`` seconds.
         unreadable: with ``rescue``, ``(offset, length)`` of what could not be read, in bytes: zeros on the target.
     """
 
@@ -249,6 +250,7 @@ class SendResult:
     excluded: tuple[tuple[str, int], ...] = ()
     excluded_files: int = 0
     excluded_bytes: int = 0
+    predicted: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

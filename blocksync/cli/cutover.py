@@ -229,6 +229,12 @@ def summary(result: SendResult, where: str) -> list[str]:
     lines.append(CONSISTENCY[result.consistency])
     if result.tracker:
         lines.append(f"only what {result.tracker} says has changed was read")
+    if result.predicted is not None:
+        likely, low, high = result.predicted
+        off = 100 * (result.seconds / likely - 1) if likely else 0.0
+        said = f"{show_seconds(likely)} ({show_seconds(low)} to {show_seconds(high)})"
+        within = "within" if low <= result.seconds <= high else "outside"
+        lines.append(f"predicted {said}: off by {off:+.0f} %, {within} the interval")
     if result.resumed:
         lines.append(f"resumed: {show_size(result.resumed)} were durable already")
     if result.retries:

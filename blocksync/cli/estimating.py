@@ -10,13 +10,14 @@ import click
 
 from blocksync.cli.codes import asker, given_code
 from blocksync.cli.display import showing
-from blocksync.cli.parameters import PATH, common, level, sized
+from blocksync.cli.parameters import PATH, common, duration, level, sized
 from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.session import Session
+from blocksync.errors import StateError, from_os_error
 from blocksync.options import DEFAULT_CONNECTIONS
 
 if TYPE_CHECKING:
-    from blocksync.estimate.results import EstimateResult, Range, SourceFigures
+    from blocksync.estimate.results import ChangeFigures, EstimateResult, Range, SourceFigures
 
 MAX_CONNECTIONS = 16
 _LIMITS = {
@@ -48,6 +49,22 @@ _LIMITS = {
 @click.option(
     "--bwlimit", type=sized(0), default="0", metavar="RATE", help="Bytes a second, as 10M. [default: none]"
 )
+@click.option(
+    "--watch",
+    type=duration(),
+    default="0",
+    metavar="TIME",
+    help="Watch the source change for so long, as 10m, to predict the following passes. [default: not]",
+)
+@click.option(
+    "--pause",
+    type=duration(),
+    default="60s",
+    show_default=True,
+    metavar="TIME",
+    help="How long the source may stand still for the last pass.",
+)
+@click.option("--html", type=PATH, metavar="FILE", help="Also write a report with plots, one self-contained page.")
 @common()
 def estimate(
     session: Session,
@@ -60,6 +77,9 @@ def estimate(
     connections: int,
     level: int | None,
     bwlimit: int,
+    watch: float,
+    pause: float,
+    html: Path | None,
 ) -> int:
     """Predict what moving SOURCE to a receiver takes, in about a quarter of a minute.
 
@@ -79,11 +99,24 @@ def estimate(
             connections=connections,
             level=level,
             bwlimit=bwlimit,
+            watch=watch,
+            pause=pause,
             progress=display,
         )
         result = api.estimate(source, options, cancel=cancel)
+    if html is not None:
+        _write_report(html, result)
     session.output.result({"command": "estimate", **dataclasses.asdict(result)}, *summary(result))
     return 0
+
+
+def _write_report(path: Path, result: EstimateResult) -> None:
+    from blocksync.estimate.report import page
+
+    try:
+        path.write_text(page(result), encoding="utf-8")
+    except OSError as error:
+        raise from_os_error(error, StateError, f"cannot write the report to {path}") from error
 
 
 def summary(result: EstimateResult) -> list[str]:
@@ -106,12 +139,35 @@ def summary(result: EstimateResult) -> list[str]:
     if result.link is not None:
         rates = ", ".join(f"{show_rate(rate)} on {count}" for count, rate in result.link.rates)
         lines.append(f"link: {rates} connections; round trip {1000 * result.link.round_trip:.1f} ms")
+    if result.changes is not None:
+        lines.extend(_change_lines(result.changes))
     if result.target == "nowhere":
         lines.append("the target's writing was not measured: it is no file, or there is no room beside it")
     if result.generation:
         lines.append(
             f"the slot holds generation {result.generation} already: the next pass sends only what changed since"
         )
+    return lines
+
+
+def _change_lines(found: ChangeFigures) -> list[str]:
+    if not found.rate:
+        lines = [f"changes: none in {show_seconds(found.watched)}"]
+    else:
+        lines = [
+            f"changes: {show_rate(found.rate)} at first, up to {show_size(found.hot)} that is written again and again"
+        ]
+    for number, following in enumerate(found.passes, 2):
+        sends = f"{show_size(following.changed)} changed, {show_size(following.wire)} on the wire"
+        lines.append(f"  pass {number}: {show_seconds(following.seconds)}, {sends}")
+    if found.pause is None:
+        return lines
+    lines.append(f"  last pass, with the source quiet: {show_range(found.pause)}")
+    if not found.converges:
+        if found.needed is None:
+            lines.append("  that is as short as it gets: reading and committing alone take so long")
+        else:
+            lines.append(f"  it gets no shorter on this link; one that carries {show_rate(found.needed)} would do")
     return lines
 
 

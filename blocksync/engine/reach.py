@@ -11,6 +11,7 @@ from pathlib import Path
 
 from blocksync.control.client import HttpControl, pair
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.outlook import Outlooks
 from blocksync.engine.sender import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS
 from blocksync.engine.sending import Route
 from blocksync.engine.statedir import copy_folder, rehearsal_folder
@@ -126,7 +127,12 @@ class Reach:
         with OsFolder(copy_folder(self._state, self._pin.fingerprint, slot)) as folder:
             control = self._connect_control() if own else self.control
             try:
-                yield Route(control=control, connect=self._connect_data, copy=ManifestCopy(folder))
+                yield Route(
+                    control=control,
+                    connect=self._connect_data,
+                    copy=ManifestCopy(folder),
+                    outlooks=self.outlooks(),
+                )
             finally:
                 if own:
                     control.close()
@@ -191,6 +197,10 @@ class Reach:
     def fingerprint(self) -> bytes:
         """Of the receiver's certificate, 32 bytes."""
         return self._pin.fingerprint
+
+    def outlooks(self) -> Outlooks:
+        """What was predicted of transfers to this receiver."""
+        return Outlooks(self._state, self._pin.fingerprint)
 
     @property
     def address(self) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from blocksync.engine.allocation import Allocated, allocated
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.dirty import DirtyMap
 from blocksync.engine.outbound import Outbound
+from blocksync.engine.outlook import Outlooks
 from blocksync.engine.pace import Pace
 from blocksync.engine.plan import Step, plan, resend
 from blocksync.engine.sync import sync_map
@@ -51,11 +52,12 @@ ConnectData = Callable[[OpenAnswer], Link]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How to reach a receiver: its control port, and a way to open data links to a session."""
+    """How to reach a receiver: its control port, a way to open data links to a session; and what was predicted."""
 
     control: ControlPort
     connect: ConnectData
     copy: ManifestCopy
+    outlooks: Outlooks | None = None
 
 
 class Transfer:
@@ -307,7 +309,7 @@ class Pass:
     def _result(self, generation: int, root: bytes) -> SendResult:
         transfer = self._transfer
         counts = transfer.tally.counts()
-        return SendResult(
+        result = SendResult(
             slot=self._answer.slot,
             kind=pass_kind(self._answer),
             generation=generation,
@@ -332,6 +334,8 @@ class Pass:
             tracker=self._tracking.provider,
             unreadable=transfer.source.unreadable(),
         )
+        outlooks = transfer.route.outlooks
+        return result if outlooks is None else outlooks.compared(result, transfer.source.identity)
 
 
 def pass_kind(answer: OpenAnswer) -> str:

@@ -10,17 +10,26 @@ from collections.abc import Callable
 
 from blake3 import blake3
 
-from blocksync.engine.adapt import LADDER
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.outlook import outlook_of
 from blocksync.engine.reach import Reach
 from blocksync.engine.rehearsal import MAX_REHEARSAL_BYTES
 from blocksync.errors import NetworkError, from_os_error
 from blocksync.estimate.packing import level_table, levels_used, packed_at
-from blocksync.estimate.prediction import Prediction, around, predict
+from blocksync.estimate.passes import changes, fit, pace_of
+from blocksync.estimate.prediction import Packed, Prediction, around, predict
 from blocksync.estimate.rehearsal import Rehearsal, rehearse
-from blocksync.estimate.results import EstimateOptions, EstimateResult, LinkFigures, Range, SourceFigures
+from blocksync.estimate.results import (
+    ChangeFigures,
+    EstimateOptions,
+    EstimateResult,
+    LinkFigures,
+    Range,
+    SourceFigures,
+)
 from blocksync.estimate.sampling import Sample, Sampler
 from blocksync.estimate.trial import TrialDisk, noise, trial_content
+from blocksync.estimate.watching import Watcher
 from blocksync.options import Progress, SendOptions
 from blocksync.sources.base import Source
 
@@ -70,9 +79,12 @@ class Estimator:
             link = self._probe(self._reach)
             self._cancel.check()
             if sample.pieces:
-                rehearsal = self._rehearse(self._reach, sample, link)
-                prediction = self._predict(sample, rehearsal, link)
-        return self._result(figures, sample, link, rehearsal, prediction, generation)
+                rehearsal = self._rehearse(self._reach, sample, figures, link)
+                packed = packed_at(sample, levels_used(rehearsal))
+                prediction = self._predict(sample, packed, rehearsal, link)
+                self._keep(self._reach, rehearsal.slot, prediction)
+        changing = self._watch(sample, link, rehearsal, prediction)
+        return self._result(figures, sample, link, rehearsal, prediction, generation, changing)
 
     # -- stages -----------------------------------------------------------------------------------------------
 
@@ -101,10 +113,12 @@ class Estimator:
                 break
         return LinkFigures(round_trip=trip, rates=tuple(rates))
 
-    def _rehearse(self, reach: Reach, sample: Sample, link: LinkFigures) -> Rehearsal:
+    def _rehearse(self, reach: Reach, sample: Sample, figures: SourceFigures, link: LinkFigures) -> Rehearsal:
         self._tell("rehearsing")
         content = trial_content(sample.pieces, self._chance)
-        disk = TrialDisk(content, _trial_size(_fastest(sample, link), REHEARSAL_SECONDS), REHEARSAL_SECONDS)
+        disk = TrialDisk(
+            content, _trial_size(_fastest(sample, figures, link), REHEARSAL_SECONDS), REHEARSAL_SECONDS
+        )
         return self._rehearsed(reach, disk, self._options.connections, level=self._options.level)
 
     def _rehearsed(self, reach: Reach, disk: TrialDisk, connections: int, level: int | None) -> Rehearsal:
@@ -118,14 +132,53 @@ class Estimator:
         with reach.rehearsal_route() as route:
             return rehearse(route, disk, options, self._cancel)
 
-    def _predict(self, sample: Sample, rehearsal: Rehearsal, link: LinkFigures) -> Prediction:
-        packed = packed_at(sample, levels_used(rehearsal))
+    def _predict(self, sample: Sample, packed: Packed, rehearsal: Rehearsal, link: LinkFigures) -> Prediction:
         return predict(
             sample.picture,
             packed,
             rehearsal,
             read_rate=sample.read_rate,
             link=min(link.best, self._options.bwlimit or link.best),
+        )
+
+    def _keep(self, reach: Reach, slot: str, prediction: Prediction) -> None:
+        span = (prediction.seconds.likely, prediction.seconds.low, prediction.seconds.high)
+        reach.outlooks().save(slot, outlook_of(span, source_identity=self._source.identity, size=self._source.size))
+
+    def _watch(
+        self,
+        sample: Sample,
+        link: LinkFigures | None,
+        rehearsal: Rehearsal | None,
+        prediction: Prediction | None,
+    ) -> ChangeFigures | None:
+        watched = self._options.watch
+        if not watched or not sample.pieces:
+            return None
+        self._tell("watching")
+        watcher = Watcher(self._source, sample.pieces, sample.picture, self._cancel)
+        points = watcher.run(
+            watched, lambda age: self._tell("watching", f"{age:.0f} of {watched:.0f} s of changes seen")
+        )
+        if link is None or rehearsal is None or prediction is None:
+            curve = fit(points, sample.picture.data)
+            return ChangeFigures(
+                watched=watched,
+                points=tuple(points),
+                rate=curve.rate,
+                hot=curve.hot,
+                passes=(),
+                converges=False,
+                pause=None,
+                needed=None,
+            )
+        return changes(
+            points,
+            watched,
+            pace_of(sample, rehearsal, prediction, link.best),
+            prediction.seconds.likely,
+            prediction.wire.likely,
+            self._options.pause,
         )
 
     # -- the result -------------------------------------------------------------------------------------------
@@ -138,6 +191,7 @@ class Estimator:
         rehearsal: Rehearsal | None,
         prediction: Prediction | None,
         generation: int,
+        changing: ChangeFigures | None,
     ) -> EstimateResult:
         return EstimateResult(
             source=self._source.name,
@@ -156,7 +210,7 @@ class Estimator:
             bottleneck=prediction.bottleneck if prediction else "",
             level=rehearsal.moments[-1].level if rehearsal else None,
             target=rehearsal.target if rehearsal else "",
-            changes=None,
+            changes=changing,
             took=time.monotonic() - self._began,
         )
 
@@ -206,10 +260,12 @@ def _trial_size(rate: float, seconds: float) -> int:
     return max(LEAST_TRIAL_BYTES, min(wanted, MAX_REHEARSAL_BYTES)) // MIB * MIB
 
 
-def _fastest(sample: Sample, link: LinkFigures) -> float:
+def _fastest(sample: Sample, figures: SourceFigures, link: LinkFigures) -> float:
     """Bytes of the disk a second that cannot be exceeded: what the link carries, shrunk as well as it can be."""
-    thorough = packed_at(sample, {max(level for level in LADDER if level is not None): 1.0})
-    return link.best / max(thorough.share, 0.02)
+    stubborn = sample.share(lambda piece: piece.incompressible)
+    shrinking = 1.0 - stubborn - sample.share(lambda piece: piece.zero)
+    ratio = max((figure.ratio for figure in figures.levels), default=1.0)
+    return link.best / max(stubborn + shrinking / ratio, 0.02)
 
 
 def _verify(sample: Sample) -> Range:

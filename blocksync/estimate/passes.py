@@ -8,11 +8,14 @@ before ran; so the passes get shorter until what changes during one is what one 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocksync.estimate.prediction import around
+from blocksync.estimate.prediction import Prediction, around
+from blocksync.estimate.rehearsal import Rehearsal
 from blocksync.estimate.results import ChangeFigures, PassFigures
+from blocksync.estimate.sampling import Sample
 
 MOST_PASSES = 12
 # A pass that is not shorter than this share of the one before is as short as passes get.
@@ -85,6 +88,29 @@ class Pace:
         """Of a pass: it reads and sends at the same time."""
         wire = changed * self.packed / (link or self.link)
         return self.fixed + max(self.data / self.scan_rate, changed / self.send_rate, wire)
+
+
+def pace_of(sample: Sample, rehearsal: Rehearsal, prediction: Prediction, link: float) -> Pace:
+    """What the first pass's figures say of the following ones.
+
+    A pass over unchanged blocks only reads and digests them: at the rate at which the rehearsal's threads did that,
+    as far as there are processors for them, and no faster than the source is read.
+    """
+    first, last = rehearsal.tail
+    working = max(last.scanning - first.scanning, 1e-6)
+    threads = min(rehearsal.connections, os.cpu_count() or 1)
+    scanned = (last.done - first.done) / working * threads
+    passed = max(last.seconds - first.seconds, 1e-6)
+    nonzero = max(1.0 - sample.share(lambda piece: piece.zero), 1e-3)
+    wire_rate = (last.wire - first.wire) / passed
+    return Pace(
+        fixed=prediction.preparation + prediction.commit,
+        data=max(sample.picture.data, 1),
+        scan_rate=max(1.0, min(scanned, sample.read_rate)),
+        packed=prediction.wire.likely / max(sample.picture.data * nonzero, 1.0),
+        send_rate=max(1.0, (last.changed - first.changed) / passed),
+        link=max(1.0, wire_rate if prediction.bottleneck == "link" else link),
+    )
 
 
 def follow(curve: Curve, pace: Pace, first: float, pause: float) -> tuple[tuple[PassFigures, ...], float]:

@@ -126,7 +126,7 @@ class ChangeFigures:
         hot: bytes that are written again and again; what differs tends to this.
         passes: the following ones, until the next would be no shorter.
         converges: the last pass is within the pause that was asked for.
-        pause: how long the last pass takes with the source quiet.
+        pause: how long the last pass takes with the source quiet; None without a receiver.
         needed: wire rate at which it would be within the pause; None where no link helps.
     """
 
@@ -136,7 +136,7 @@ class ChangeFigures:
     hot: float
     passes: tuple[PassFigures, ...]
     converges: bool
-    pause: Range
+    pause: Range | None
     needed: float | None
 
 

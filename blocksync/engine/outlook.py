@@ -1,0 +1,90 @@
+"""What was predicted of a transfer, kept at the sender, so that its end can say how far off that was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocksync.engine.statedir import estimates_folder
+from blocksync.errors import StateError, from_os_error
+from blocksync.options import SendResult
+
+MAX_FILE_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """A prediction of a first pass.
+
+    Args:
+        source_identity, size: of the source that was sampled.
+        seconds, low, high: the likeliest time, and between which it lies.
+        made: seconds since 1970.
+    """
+
+    source_identity: str
+    size: int
+    seconds: float
+    low: float
+    high: float
+    made: float
+
+
+class Outlooks:
+    """The predictions for one receiver's slots.
+
+    Args:
+        state: the state folder.
+        receiver: its fingerprint.
+    """
+
+    def __init__(self, state: Path, receiver: bytes) -> None:
+        self._folder = estimates_folder(state) / receiver.hex()[:32]
+
+    def save(self, slot: str, outlook: Outlook) -> None:
+        """Keep a prediction in the place of an earlier one.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        path = self._path(slot)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary = path.with_suffix(".new")
+            temporary.write_text(json.dumps(dataclasses.asdict(outlook)))
+            os.replace(temporary, path)
+        except OSError as error:
+            raise from_os_error(error, StateError, f"cannot keep the prediction in {path}") from error
+
+    def load(self, slot: str) -> Outlook | None:
+        """The prediction for a slot; None without one. A hint: what cannot be read is none."""
+        try:
+            with open(self._path(slot), "rb") as file:
+                said = json.loads(file.read(MAX_FILE_BYTES))
+            values = {field.name: said[field.name] for field in dataclasses.fields(Outlook)}
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        numbers = [value for name, value in values.items() if name != "source_identity"]
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            return None
+        return Outlook(**values)
+
+    def compared(self, result: SendResult, source_identity: str) -> SendResult:
+        """The result of a pass with what was predicted of it, where that was this pass: a first one, in one piece."""
+        outlook = self.load(result.slot) if result.kind == "full" and not result.resumed else None
+        if outlook is None or (outlook.source_identity, outlook.size) != (source_identity, result.size):
+            return result
+        return dataclasses.replace(result, predicted=(outlook.seconds, outlook.low, outlook.high))
+
+    def _path(self, slot: str) -> Path:
+        return self._folder / f"{slot}.json"
+
+
+def outlook_of(seconds: tuple[float, float, float], *, source_identity: str, size: int) -> Outlook:
+    """A prediction made now."""
+    likely, low, high = seconds
+    return Outlook(source_identity=source_identity, size=size, seconds=likely, low=low, high=high, made=time.time())
