@@ -194,7 +194,8 @@ def test_large_bodies_are_not_read(served: Receiver, reach: Reach, tmp_path: Pat
 
 
 def test_unknown_paths_and_methods(served: Receiver) -> None:
-    assert ask(served, None, "GET", "/")[0] == 404
+    assert ask(served, None, "GET", "/nothing")[0] == 404
+    assert ask(served, None, "GET", "/")[0] == 403, "the status page is for paired peers"
     assert ask(served, None, "GET", "/v1/sessions/../../etc/passwd")[0] == 404
     assert ask(served, None, "PUT", "/v1/sessions")[0] == 405
     assert json.loads(ask(served, None, "GET", "/v1/hello")[1])["control"] == CONTROL_VERSION
