@@ -136,7 +136,7 @@ def test_it_converges_and_the_final_pass_is_verified_while_the_source_is_quiet(b
     assert mark.read_text() == f"before\nafter {result.transfer}\n"
     assert bench.target() == b"1" * MIB
     assert [event.kind for event in bench.events if event.kind != "state"] == [
-        "transfer", "pass", "pass", "pass", "verified",
+        "transfer", "pass", "pass", "pass", "verified", "receipt",
     ]  # fmt: skip
     assert TransferStore(bench.state).load(result.transfer).passes[-1].kind == "final"
     # A finished transfer is not taken up again: the next run is another one, on the same slot.
