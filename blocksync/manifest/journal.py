@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -130,6 +131,8 @@ class JournalReader:
         self._position = 0
         self._sequence = 0
         self._checksum = 0
+        # (sequence, position) of the records that no later one calls durable.
+        self._unsure: deque[tuple[int, int]] = deque()
         self.dropped_bytes = 0
         """Of a torn tail, once all records were read."""
 
@@ -166,6 +169,9 @@ class JournalReader:
         if len(payload) != length or _checksum(head[:-8], payload, self._checksum) != checksum:
             return None
         self._sequence, self._checksum, self._position = sequence, checksum, at + RECORD.size + length
+        self._unsure.append((sequence, at))
+        while self._unsure and self._unsure[0][0] <= durable:
+            self._unsure.popleft()
         return Record(kind, epoch, sequence, payload)
 
     def _had_been_durable(self) -> bool:
@@ -187,8 +193,14 @@ class JournalReader:
         """Cut a torn tail off, durably, and continue."""
         if self._size != self._position:
             self._file.truncate(self._position)
-        # Also without a torn tail: a record that was read from the cache may never have reached the disk, and what
-        # is built on it from now on must not outlive it.
+        # Also without a torn tail: a record that was read from the cache may never have reached the disk, and what is
+        # built on it from now on must not outlive it. After a sync that failed the cache shows such records as clean,
+        # and another sync would not write them (rule 3): so they are written again.
+        at = self._unsure[0][1] if self._unsure else self._position
+        while at < self._position:
+            part = self._file.pread(at, min(BUFFER_BYTES, self._position - at))
+            self._file.pwrite(at, part)
+            at += len(part)
         self._file.sync()
         return Journal(self._file, self._position, self._sequence, self._checksum)
 

@@ -29,6 +29,8 @@ class Inode:
         self.content = bytearray(content)
         self.durable = bytearray(content)
         self.dirty: set[int] = set()
+        self.lost = False
+        """Whether there may be sectors that are clean in the cache and not on the disk."""
         self.modified = 0
         self.holder: clockwork.Process | None = None
 
@@ -50,10 +52,11 @@ class Inode:
 
     def sync(self, sectors: set[int] | None = None) -> None:
         """Write dirty sectors (or those of them that are named) to the disk."""
-        if sectors is None:
+        if sectors is None and not self.lost:
             self.durable[:] = self.content
             self.dirty.clear()
             return
+        sectors = set(self.dirty) if sectors is None else sectors
         for index in sorted(sectors):
             at = index * self.sector
             piece = self.content[at : at + self.sector]
@@ -67,6 +70,7 @@ class Inode:
         lost = {index for index in self.dirty if chance.random() < 0.7}
         self.sync(self.dirty - lost)
         self.dirty -= lost
+        self.lost = True
         if chance.random() < EVICTED:
             self.evict(lost)
 
@@ -90,6 +94,8 @@ class Disk:
         self.names: dict[str, Inode] = {}
         self.durable_names: dict[str, Inode] = {}
         self.on_operation = on_operation
+        self.sector = SECTOR
+        """Of new files."""
         self._numbers = 0
 
     def make(self, path: str, content: bytes, sector: int = SECTOR) -> Inode:
@@ -101,7 +107,7 @@ class Disk:
 
     def create(self, path: str) -> Inode:
         self._numbers += 1
-        inode = self.names[path] = Inode(self._numbers)
+        inode = self.names[path] = Inode(self._numbers, sector=self.sector)
         return inode
 
     def sync_names(self, folder: str) -> None:
@@ -131,6 +137,7 @@ class Disk:
             inode.sync({index for index in sorted(inode.dirty) if chance.random() < keep})
             inode.dirty.clear()
             inode.content[:] = inode.durable
+            inode.lost = False
             inode.holder = None
             inode.modified += chance.choice((0, 1))
         self.names = names
@@ -273,6 +280,7 @@ class _Os:
             raise OSError(errno.EIO, "input/output error")
         if how == "lied":
             inode.dirty.clear()
+            inode.lost = True
             return
         inode.sync()
 

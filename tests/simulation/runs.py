@@ -90,6 +90,8 @@ class Run:
         net.on_send, net.on_request, net.dribbles = self._on_send, self._on_request, self._dribbles
         self._dribbling: set[SimLink] = set()
         self._disks = {name: Disk(name, self._on_disk) for name in ("R", "S")}
+        # Records of a small disk are small: with small sectors they are torn as large ones are.
+        self._disks["R"].sector = chance.choice((64, 512))
         old = chance.choice((bytes, chance.randbytes))(self._target_size)
         self._target = self._disks["R"].make(oracle.TARGET, old, chance.choice((512, 4096)))
         self._tail = old[self._size :]
