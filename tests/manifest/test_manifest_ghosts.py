@@ -1,4 +1,4 @@
-"""After a sync that failed, Linux shows as clean what never reached the disk: another one succeeds and writes nothing."""
+"""After a failed sync Linux shows as clean what never reached the disk: the next one succeeds and writes nothing."""
 
 from __future__ import annotations
 
