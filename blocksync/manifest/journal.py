@@ -177,7 +177,8 @@ class JournalReader:
     def _had_been_durable(self) -> bool:
         """Whether a sound header behind the damage says that what is damaged was once synced."""
         step = 1 << 20
-        at = self._position + 1
+        # From here on, not behind it: where records are missing, a sound one of a later number begins right here.
+        at = self._position
         while at < self._size:
             part = self._file.pread(at, step + RECORD.size)
             found = part.find(_MAGIC)

@@ -34,6 +34,7 @@ def main() -> int:
         "--states", type=int, default=0, help="stop each pass of each scope after so many crash states"
     )
     parser.add_argument("--scope", default="", help="only scopes whose name contains this")
+    parser.add_argument("--stop", action="store_true", help="at the first broken promise")
     parser.add_argument("--ledger", type=Path, nargs="?", const=LEDGER, default=None, help="append to the ledger")
     wanted = parser.parse_args()
     if wanted.scopes:
@@ -43,7 +44,7 @@ def main() -> int:
     seam.install()
     if wanted.seed is not None:
         return again(wanted.seed)
-    return play(wanted.first, wanted.runs, wanted.jobs, wanted.ledger)
+    return play(wanted.first, wanted.runs, wanted.jobs, wanted.ledger, stop=wanted.stop)
 
 
 def again(seed: int) -> int:
@@ -60,12 +61,12 @@ def again(seed: int) -> int:
     return 0
 
 
-def play(first: int, count: int, jobs: int, ledger: Path | None) -> int:
+def play(first: int, count: int, jobs: int, ledger: Path | None, *, stop: bool) -> int:
     from tests.simulation.campaign import Sum, campaign, default_jobs
 
     total = Sum()
     shown = 0
-    for total in campaign(first, count, jobs or default_jobs(), ledger):
+    for total in campaign(first, count, jobs or default_jobs(), ledger, stop=stop):
         for violation in total.violations[shown:]:
             say(f"VIOLATION {violation}", sys.stderr)
         shown = len(total.violations)

@@ -60,7 +60,7 @@ def replay(seed: int) -> Outcome:
         raise
 
 
-def campaign(first: int, count: int, jobs: int, ledger: Path | None) -> Iterator[Sum]:
+def campaign(first: int, count: int, jobs: int, ledger: Path | None = None, *, stop: bool = False) -> Iterator[Sum]:
     """Play ``count`` seeds from ``first`` on; yields the sum so far after each part."""
     total = Sum()
     last = first + count
@@ -70,6 +70,10 @@ def campaign(first: int, count: int, jobs: int, ledger: Path | None) -> Iterator
             part = Sum()
             for batch in pool.map(_play, [(at, min(at + BATCH, end)) for at in range(start, end, BATCH)]):
                 part.add(batch)
+                if stop and part.violations:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    yield part
+                    return
             if ledger is not None:
                 record(
                     gate="schedules",

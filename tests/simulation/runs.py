@@ -124,6 +124,7 @@ class Run:
         window_blocks = chance.choice((2, 4, 1 << 15))
         # The sizes that make a small disk go through what a large one goes through.
         blocksync.geometry.DEFAULT_CHUNK_BYTES = chunk
+        blocksync.engine.plan.STEP_BYTES = chunk
         blocksync.geometry.SEGMENT_BYTES = blocksync.engine.plan.SEGMENT_BYTES = segment
         blocksync.manifest.working.CACHED_SEGMENTS = chance.choice((1, 8))
         blocksync.engine.landing.WINDOW_BYTES = window

@@ -60,7 +60,7 @@ if {mistake!r}.startswith("acknowledged"):
 else:
     FileTarget.sync = lambda self: None
 from tests.simulation.campaign import campaign
-print(sum(len(total.violations) for total in campaign(1, 400, 1, None)))
+print(sum(len(total.violations) for total in campaign(1, 400, 1)))
 """
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(ended.stdout) >= 5

@@ -1,0 +1,1 @@
+"""Planted bugs: small patches that break one promise each, and the tests that must notice. See docs/RELIABILITY.md."""

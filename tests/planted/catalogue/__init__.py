@@ -1,0 +1,8 @@
+"""The planted bugs, by what they break."""
+
+from tests.planted.catalogue.durability import DURABILITY
+from tests.planted.catalogue.engine import ENGINE
+from tests.planted.catalogue.trust import TRUST
+from tests.planted.catalogue.wire import WIRE
+
+BUGS = [*DURABILITY, *ENGINE, *WIRE, *TRUST]

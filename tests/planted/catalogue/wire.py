@@ -1,0 +1,223 @@
+"""Rule 10: bytes from the network."""
+
+from __future__ import annotations
+
+from tests.planted.bug import Bug
+
+_RECEIVER = "protocol/receiver.py"
+_WIRE = "protocol/wire.py"
+_RECEIVER_TESTS = "protocol/test_protocol_receiver.py"
+_FRAME_TESTS = "protocol/test_protocol_frames.py"
+
+WIRE = [
+    Bug(
+        name="frames of another epoch are taken",
+        file=_RECEIVER,
+        old="        if frame.epoch != self._binding.epoch:",
+        new="        if frame.epoch > self._binding.epoch:",
+        gate=f"{_RECEIVER_TESTS}::test_frames_of_another_epoch_are_refused",
+    ),
+    Bug(
+        name="frames may be repeated or left out",
+        file=_RECEIVER,
+        old="        if frame.sequence != self._heard:",
+        new="        if frame.sequence > self._heard:",
+        gate=f"{_RECEIVER_TESTS}::test_frames_repeated_or_left_out_are_refused",
+    ),
+    Bug(
+        name="a stranger's first frame may be of any length",
+        file=_RECEIVER,
+        old="            check_lengths(frame, MAX_GREETING_BYTES)\n",
+        new="",
+        gate=f"{_RECEIVER_TESTS}::test_before_hello_nothing_larger_than_a_hello_gets_a_buffer",
+    ),
+    Bug(
+        name="a payload may be longer than agreed",
+        file="protocol/reader.py",
+        old="    if frame.payload_length > most:",
+        new="    if frame.payload_length > 2 * most:",
+        gate=f"{_RECEIVER_TESTS}::test_lying_or_misplaced_frames_are_refused",
+    ),
+    Bug(
+        name="a frame may declare more plain bytes than agreed",
+        file=_RECEIVER,
+        old="    if not 0 < frame.plain_length <= limits.frame_bytes:",
+        new="    if not 0 < frame.plain_length:",
+        gate=f"{_RECEIVER_TESTS}::test_lying_or_misplaced_frames_are_refused",
+    ),
+    Bug(
+        name="END need not count what came before",
+        file=_RECEIVER,
+        old="        if frame.kind is FrameKind.END and frame.offset != frame.sequence:",
+        new="        if False:",
+        gate=f"{_RECEIVER_TESTS}::test_end_must_count_what_came_before",
+    ),
+    Bug(
+        name="zeros may leave the slot",
+        file=_RECEIVER,
+        old='            raise ProtocolError("ZERO carries nothing")\n        _check_range(geometry, frame.offset, frame.plain_length)\n',
+        new='            raise ProtocolError("ZERO carries nothing")\n',
+        gate=f"{_RECEIVER_TESTS}::test_lying_or_misplaced_frames_are_refused",
+    ),
+    Bug(
+        name="data may leave the slot",
+        file=_RECEIVER,
+        old="    if frame.kind is FrameKind.DATA:\n        _check_range(geometry, frame.offset, frame.plain_length)\n",
+        new="    if frame.kind is FrameKind.DATA:\n        pass\n",
+        gate=f"{_RECEIVER_TESTS}::test_lying_or_misplaced_frames_are_refused",
+    ),
+    Bug(
+        name="a patch may begin behind the disk",
+        file=_RECEIVER,
+        old="or frame.offset >= geometry.size or",
+        new="or frame.offset > geometry.size or",
+        gate=_RECEIVER_TESTS,
+    ),
+    Bug(
+        name="an answer may ask for any number of blocks",
+        file=_RECEIVER,
+        old="        if len(again) > MAX_RESEND_RANGES:",
+        new="        if False:",
+        gate=f"{_RECEIVER_TESTS}::test_more_to_send_again_than_an_answer_holds_is_an_error",
+    ),
+    Bug(
+        name="an answer may be of any length",
+        file="protocol/sender.py",
+        old="        check_lengths(frame, MAX_ANSWER_BYTES)\n",
+        new="",
+        gate=f"{_RECEIVER_TESTS}::test_an_answer_is_bounded",
+    ),
+    Bug(
+        name="frames flow before the receiver's welcome",
+        file="protocol/states.py",
+        old="    S.NEW: {F.HELLO: S.GREETED},\n    S.OPEN: {F.DATA: S.OPEN, F.PATCH: S.OPEN, F.ZERO: S.OPEN, F.END: S.ENDING},\n}\nRECEIVER_SENDS",
+        new="    S.NEW: {F.HELLO: S.OPEN},\n    S.OPEN: {F.DATA: S.OPEN, F.PATCH: S.OPEN, F.ZERO: S.OPEN, F.END: S.ENDING},\n}\nRECEIVER_SENDS",
+        gate="protocol/test_protocol_pages.py",
+    ),
+    Bug(
+        name="a header not compared with its checksum",
+        file=_WIRE,
+        old="    if zlib.crc32(memoryview(header)[:-4]) != checksum:",
+        new="    if False:",
+        gate=f"{_FRAME_TESTS}::test_every_flipped_bit_of_a_header_is_noticed",
+    ),
+    Bug(
+        name="unknown flags are taken",
+        file=_WIRE,
+        old="    if flags:\n",
+        new="    if flags > 1:\n",
+        gate=f"{_FRAME_TESTS}::test_unknown_kinds_codecs_and_flags_are_refused_though_sealed",
+    ),
+    Bug(
+        name="another version of the protocol is taken",
+        file=_WIRE,
+        old='    if version != PROTOCOL_VERSION:\n        raise VersionSkewError(f"the peer speaks data protocol {version}, this end {PROTOCOL_VERSION}")\n    if zlib',
+        new="    if zlib",
+        gate=f"{_FRAME_TESTS}::test_another_version_is_told_as_such_before_anything_else_is_looked_at",
+    ),
+    Bug(
+        name="a patch may name one block too many",
+        file=_WIRE,
+        old="        if index <= last_index or index >= blocks or",
+        new="        if index <= last_index or index > blocks or",
+        gate=f"{_FRAME_TESTS}::test_patch_tables_out_of_order_or_bounds_are_refused",
+    ),
+    Bug(
+        name="a patch may name a block twice",
+        file=_WIRE,
+        old="        if index <= last_index or",
+        new="        if index < last_index or",
+        gate=f"{_FRAME_TESTS}::test_patch_tables_out_of_order_or_bounds_are_refused",
+    ),
+    Bug(
+        name="a patch may name one page too many",
+        file=_WIRE,
+        old="        if first < free_from or first + more >= pages_per_block:",
+        new="        if first < free_from or first + more > pages_per_block:",
+        gate=f"{_FRAME_TESTS}::test_patch_tables_out_of_order_or_bounds_are_refused",
+    ),
+    Bug(
+        name="a patch may name pages twice",
+        file=_WIRE,
+        old="        if first < free_from or first",
+        new="        if first",
+        gate=f"{_FRAME_TESTS}::test_patch_tables_out_of_order_or_bounds_are_refused",
+    ),
+    Bug(
+        name="the size that a zstd frame declares not compared",
+        file="codec.py",
+        old="            if parameters.content_size != plain_length or parameters.dict_id:",
+        new="            if parameters.dict_id:",
+        gate="codec/test_codec_bounds.py",
+    ),
+    Bug(
+        name="a zstd frame may have bytes behind it",
+        file="codec.py",
+        old="allow_extra_data=False",
+        new="allow_extra_data=True",
+        gate="codec/test_codec_bounds.py",
+    ),
+    Bug(
+        name="a segment may have digests of unknown blocks",
+        file="manifest/segments.py",
+        old='            raise ProtocolError("a segment has digests for unknown blocks")',
+        new="            pass",
+        gate="manifest/test_manifest_journal.py",
+    ),
+    Bug(
+        name="a segment may name blocks beyond its end",
+        file="manifest/segments.py",
+        old="    if bits >> blocks:",
+        new="    if bits >> blocks > 1:",
+        gate="manifest/test_manifest_journal.py",
+    ),
+    Bug(
+        name="true is taken for a number",
+        file="protocol/messages.py",
+        old="    if hint is int and isinstance(value, int) and not isinstance(value, bool) and",
+        new="    if hint is int and isinstance(value, int) and",
+        gate="control/test_control_port.py::test_fields_out_of_bounds_are_refused_not_crashed_on protocol/test_protocol_receiver.py",
+    ),
+    Bug(
+        name="a message's text may be of any length",
+        file="protocol/messages.py",
+        old="    if isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS:",
+        new="    if isinstance(value, str):",
+        gate="control/test_control_port.py::test_fields_out_of_bounds_are_refused_not_crashed_on",
+    ),
+    Bug(
+        name="a close passes for an end",
+        file="transports/link.py",
+        old='        if not count:\n            raise NetworkError(f"the connection with {self._peer} was closed without an END")\n        return count',
+        new="        return count or 1",
+        gate="transports/test_transports_listener.py::test_a_close_without_end_is_no_end",
+    ),
+    Bug(
+        name="strangers have no deadline on the data port",
+        file="transports/listener.py",
+        old="            if oldest.deadline > now:\n                return\n",
+        new="            if oldest:\n                return\n",
+        gate="transports/test_transports_listener.py::test_silent_strangers_are_dropped_at_the_deadline",
+    ),
+    Bug(
+        name="strangers have all the room on the data port",
+        file="transports/listener.py",
+        old="            self._make_room(address[0])\n",
+        new="",
+        gate="transports/test_transports_listener.py::test_a_crowd_of_strangers_has_bounded_room_and_a_proven_sender_gets_in",
+    ),
+    Bug(
+        name="strangers have no deadline on the control port",
+        file="control/door.py",
+        old="        self._deadline = loop.call_later(STRANGER_SECONDS, self.drop)",
+        new="        self._deadline = loop.call_later(3600, self.drop)",
+        gate="control/test_control_door.py::test_a_stranger_that_says_nothing_has_a_deadline",
+    ),
+    Bug(
+        name="a request's body may be of any length",
+        file="control/server.py",
+        old="client_max_size=MAX_MESSAGE_BYTES",
+        new="client_max_size=1 << 30",
+        gate="control/test_control_port.py::test_large_bodies_are_not_read",
+    ),
+]
