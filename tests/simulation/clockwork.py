@@ -441,7 +441,8 @@ time = SimpleNamespace(
     monotonic_ns=lambda: int(world().now * 1e9),
     time_ns=lambda: int((1.7e9 + world().now) * 1e9),
     sleep=lambda seconds: world().wait(seconds),
-    process_time=real_time.process_time,
+    process_time=lambda: world().now,
+    thread_time=lambda: world().now,
     strftime=real_time.strftime,
     gmtime=real_time.gmtime,
 )

@@ -180,6 +180,10 @@ class SimPath:
     def __truediv__(self, name: str) -> SimPath:
         return SimPath(f"{self._text}/{name}")
 
+    @property
+    def parent(self) -> SimPath:
+        return SimPath(self._text.rpartition("/")[0])
+
     def mkdir(self, **_: object) -> None:
         pass
 

@@ -31,6 +31,10 @@ _PLATFORM = {
     "loops_over": osmodule.nothing,
     "mounts_of": osmodule.nothing,
 }
+_PUT_IN: dict[str, dict[str, object]] = {
+    "blocksync.platforms": _PLATFORM,
+    "blocksync.platforms.privileges": {"keep_owner": osmodule.nothing},
+}
 
 
 def install() -> None:
@@ -77,5 +81,4 @@ class _Loader(importlib.abc.Loader):
 
         module.__dict__["__builtins__"] = {**vars(builtins), "__import__": importing}
         self._loader.exec_module(module)
-        if module.__name__ == "blocksync.platforms":
-            vars(module).update(_PLATFORM)
+        vars(module).update(_PUT_IN.get(module.__name__, {}))

@@ -181,8 +181,8 @@ WIRE = [
     Bug(
         name="a message's text may be of any length",
         file="protocol/messages.py",
-        old="    if isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS:",
-        new="    if isinstance(value, str):",
+        old="    if hint is str and isinstance(value, str) and len(value) <= MAX_TEXT_CHARACTERS:",
+        new="    if hint is str and isinstance(value, str):",
         gate="control/test_control_port.py::test_fields_out_of_bounds_are_refused_not_crashed_on",
     ),
     Bug(
@@ -216,8 +216,8 @@ WIRE = [
     Bug(
         name="a request's body may be of any length",
         file="control/server.py",
-        old="client_max_size=MAX_MESSAGE_BYTES",
-        new="client_max_size=1 << 30",
+        old="app = web.Application(client_max_size=MAX_MESSAGE_BYTES, middlewares=[_errors_as_json])\n        app.add_routes(self._routes())",
+        new="app = web.Application(client_max_size=1 << 30, middlewares=[_errors_as_json])\n        app.add_routes(self._routes())",
         gate="control/test_control_port.py::test_large_bodies_are_not_read",
     ),
 ]
