@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,3 +43,16 @@ def image(path: Path, size: int, content: bytes = b"") -> Path:
         file.write(content)
         file.truncate(size)
     return path
+
+
+def released(device: str) -> None:
+    """Wait until nothing holds a device: a namespace that another process made meanwhile may keep its mount alive."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+        except OSError:
+            assert time.monotonic() < deadline, f"{device} is still held"
+            time.sleep(0.05)
+        else:
+            return

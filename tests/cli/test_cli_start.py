@@ -64,12 +64,12 @@ def test_help_lists_commands_and_exit_codes() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_and_the_common_options(name: str) -> None:
-    words = [name] if name != "manifest" else [name, "list"]
+    words = [name, {"manifest": "list", "receipt": "show"}[name]] if name in ("manifest", "receipt") else [name]
     shown = command(*words, "--help")
     assert shown.code == 0
     for option in ("--json", "--quiet", "--verbose"):
         assert option in shown.out
-    assert ("--state-dir" in shown.out) == (name != "demo")
+    assert ("--state-dir" in shown.out) == (name not in ("demo", "inspect", "boot-test"))
 
 
 def no_native(folder: Path) -> dict[str, str]:

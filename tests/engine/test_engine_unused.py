@@ -25,7 +25,7 @@ from blocksync.manifest.folder import OsFolder
 from blocksync.options import VerifyResult
 from blocksync.sources import open_source
 from blocksync.targets import open_target
-from tests.devices import image, loop_device, need_root, run
+from tests.devices import image, loop_device, need_root, released, run
 
 MIB = 1 << 20
 SIZE = 96 * MIB
@@ -40,6 +40,7 @@ def mounted(path: Path, place: Path, *, read_only: bool = False) -> Iterator[Pat
             yield place
         finally:
             run("umount", place)
+            released(device)
 
 
 def sums(folder: Path) -> dict[str, str]:

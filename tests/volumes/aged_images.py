@@ -12,6 +12,8 @@ from pathlib import Path
 
 from volume_images import looped, run
 
+from tests.devices import released
+
 KIB = 1 << 10
 FUSE = {"ntfs": "ntfs-3g"}
 
@@ -28,6 +30,7 @@ def mounted(image: Path, kind: str, place: Path, *options: str) -> Iterator[Path
             yield place
         finally:
             run("umount", place)
+            released(device)
 
 
 def grow_old(folder: Path, seed: int, rounds: int = 120, most: int = 600 * KIB) -> None:

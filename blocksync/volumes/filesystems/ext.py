@@ -35,6 +35,7 @@ _EXT3_READ_ONLY = 0x7
 _BLOCK_UNINIT = 2
 _UNINIT_KINDS = _GDT_CSUM | _METADATA_CSUM
 _CACHED_DESCRIPTOR_BLOCKS = 64
+_BITMAPS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,6 +323,7 @@ class ExtMap:
             reason = "it has errors" if said.state & _ERRORS else "it was not cleanly unmounted"
             raise FilesystemDirtyError(f"no allocation map of the {said.kind} filesystem: {reason}")
         self.size = said.blocks * said.block_bytes
+        self._held: tuple[int, bytes] = (0, b"")
 
     def mark(self) -> bytes:
         return self._groups.reader.pread(SUPERBLOCK_AT, SUPERBLOCK_BYTES)
@@ -354,7 +356,7 @@ class ExtMap:
         if descriptor.flags & _BLOCK_UNINIT:
             yield from self._uninitialised(group)
             return
-        bitmap = groups.read_block(descriptor.block_bitmap, f"block bitmap of ext group {group}")
+        bitmap = self._bitmap(group, descriptor.block_bitmap)
         per_group = said.blocks_per_group // said.cluster_blocks
         if said.checksums:
             found = crc32c(bitmap[: per_group // 8], said.seed)
@@ -364,6 +366,23 @@ class ExtMap:
         count = -(-groups.blocks_in(group) // said.cluster_blocks)
         for low, high in set_runs(bitmap, count):
             yield low * said.cluster_blocks, high * said.cluster_blocks
+
+    def _bitmap(self, group: int, block: int) -> bytes:
+        """A block bitmap. Those of a flexible group lie side by side, and are read together."""
+        groups = self._groups
+        size = groups.super.block_bytes
+        first, held = self._held
+        at = (block - first) * size
+        if not 0 <= at < len(held):
+            count = 1
+            while count < _BITMAPS_AT_ONCE and group + count < groups.super.groups:
+                following = groups.descriptor(group + count)
+                if following.block_bitmap != block + count or following.flags & _BLOCK_UNINIT:
+                    break
+                count += 1
+            held = read_bounded(groups.reader, block * size, count * size, f"block bitmap of ext group {group}")
+            self._held, at = (block, held), 0
+        return held[at : at + size]
 
     def _uninitialised(self, group: int) -> Iterator[tuple[int, int]]:
         groups = self._groups
