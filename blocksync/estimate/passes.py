@@ -21,7 +21,8 @@ MOST_PASSES = 12
 # A pass that is not shorter than this share of the one before is as short as passes get.
 SETTLED = 0.95
 # Hot sets that are tried, between what was seen and the whole disk.
-HOT_STEPS = 80
+HOT_STEPS = 120
+RATE_STEPS = 40
 PAUSE_ERROR = 0.25
 FASTEST_LINK = 100e9 / 8
 
@@ -50,19 +51,29 @@ def fit(points: Sequence[tuple[float, float]], data: int) -> Curve:
     seen = max((changed for _, changed in points), default=0.0)
     if not seen:
         return Curve(rate=0.0, hot=0.0)
-    low, high = seen * 1.02, max(float(data), seen * 1.05)
-    best = Curve(rate=0.0, hot=high)
-    least = math.inf
-    for step in range(HOT_STEPS + 1):
-        hot = low * (high / low) ** (step / HOT_STEPS)
-        # Straightened, the curve is a line through the origin.
-        straight = [(seconds, -hot * math.log1p(-min(changed / hot, 0.999999))) for seconds, changed in points]
-        rate = sum(seconds * value for seconds, value in straight) / sum(seconds**2 for seconds, _ in points)
-        curve = Curve(rate=rate, hot=hot)
-        error = sum((curve.after(seconds) - changed) ** 2 for seconds, changed in points)
-        if error <= least:
-            best, least = curve, error
-    return best
+    low, high = seen * 1.0005, max(float(data), seen * 1.001)
+    curves = (_with_hot(points, low * (high / low) ** (step / HOT_STEPS)) for step in range(HOT_STEPS + 1))
+    return min(curves, key=lambda curve: _error(curve, points))
+
+
+def _with_hot(points: Sequence[tuple[float, float]], hot: float) -> Curve:
+    """The best rate for a hot set, by ternary search between what the last look and the first one allow."""
+    last = max(seconds for seconds, _ in points)
+    first = min(seconds for seconds, _ in points)
+    # From a thousandth of the hot set in all the time to all of it well within the first look.
+    low, high = math.log(hot / last / 1000), math.log(20 * hot / first)
+    for _ in range(RATE_STEPS):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        nearer = _error(Curve(rate=math.exp(left), hot=hot), points)
+        if nearer < _error(Curve(rate=math.exp(right), hot=hot), points):
+            high = right
+        else:
+            low = left
+    return Curve(rate=math.exp((low + high) / 2), hot=hot)
+
+
+def _error(curve: Curve, points: Sequence[tuple[float, float]]) -> float:
+    return sum((curve.after(seconds) - changed) ** 2 for seconds, changed in points)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

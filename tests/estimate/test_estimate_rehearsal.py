@@ -12,7 +12,7 @@ import pytest
 
 from blocksync import api
 from blocksync.engine.cancel import Cancel
-from blocksync.engine.rehearsal import MAX_REHEARSAL_BYTES
+from blocksync.engine.rehearsal import MAX_REHEARSAL_BYTES, MAX_REHEARSAL_SECONDS
 from blocksync.errors import InterruptedTransferError, PeerError, ProtocolError, SlotBusyError
 from blocksync.estimate.rehearsal import Rehearsal, rehearse
 from blocksync.estimate.trial import TrialDisk, noise
@@ -143,14 +143,14 @@ def test_a_second_rehearsal_of_the_same_sender_ends_the_first(served: Receiver) 
         reach.close()
 
 
-def test_a_rehearsal_ends_when_its_time_is_up(served: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blocksync.engine.rehearsal.MAX_REHEARSAL_SECONDS", 0.2)
+def test_a_rehearsal_ends_when_its_time_is_up(served: Receiver) -> None:
     reach = served.reach(code=served.listening.code)
     try:
         answer = reach.control.open(request())
         timer = served.serving._receiver.rehearsals._timer
         assert timer is not None
-        timer.join()
+        assert timer.interval == MAX_REHEARSAL_SECONDS
+        timer.function(*timer.args)
         with pytest.raises(Exception, match="ended"):
             reach.control.heartbeat(answer.session)
         assert not (served.state / "rehearsal" / "receiver").exists()

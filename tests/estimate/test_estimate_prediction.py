@@ -1,0 +1,162 @@
+"""From figures to intervals: what is the bottleneck, and how sure one can be."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from blocksync.codec import Packer
+from blocksync.engine.cancel import Cancel
+from blocksync.estimate.packing import chunk_gain, level_table, levels_used, packed_at
+from blocksync.estimate.prediction import MOST_LINK_ERROR, WIDTH, Packed, predict
+from blocksync.estimate.rehearsal import Moment, Rehearsal
+from blocksync.estimate.sampling import Picture, Sample, Sampler
+from blocksync.sources.memory import MemorySource
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+def rehearsal(
+    done: float, wire: float, *, waiting: float = 1.0, starved: float = 0.0, busy: float = 0.3, **more: object
+) -> Rehearsal:
+    """Eight seconds at steady rates, bytes a second."""
+    moments = tuple(
+        Moment(
+            seconds=step / 20,
+            done=int(done * step / 20),
+            changed=int(done * step / 20),
+            wire=int(wire * step / 20),
+            level=1 if step < 60 else 3,
+            reading=0.01 * step,
+            scanning=0.02 * step,
+            sending=0.1 * step,
+        )
+        for step in range(161)
+    )
+    made = Rehearsal(
+        moments=moments,
+        connections=4,
+        opening=0.1,
+        committing=0.2,
+        drained=8.0,
+        size=2 * GIB,
+        busy=busy,
+        foreign=0.1,
+        waiting=waiting,
+        starved=starved,
+        target="file",
+        slot="a",
+    )
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+PICTURE = Picture(size=20 * GIB, data=10 * GIB, holes=10 * GIB, unused=0)
+EVEN = Packed(lengths=[MIB] * 200, wires=[MIB / 2] * 200)
+
+
+def test_amount_over_rate() -> None:
+    found = predict(PICTURE, EVEN, rehearsal(20.0 * MIB, 10.0 * MIB), read_rate=1e12, link=10.0 * MIB)
+    assert found.bottleneck == "link"
+    assert found.transfer.likely == pytest.approx(10 * GIB / (20.0 * MIB), rel=0.01)
+    assert found.seconds.likely == pytest.approx(found.transfer.likely + 0.1 + found.commit)
+    assert found.wire.likely == pytest.approx(5 * GIB)
+    assert found.seconds.holds(512.5)
+
+
+def test_where_the_link_is_full_the_samples_count_not_what_the_rehearsal_happened_to_send() -> None:
+    # The rehearsal sent more zeros than the disk has: its rate of the disk is too good, the link's is right.
+    lucky = rehearsal(40.0 * MIB, 10.0 * MIB)
+    found = predict(PICTURE, EVEN, lucky, read_rate=1e12, link=10.0 * MIB)
+    assert found.rate == pytest.approx(20.0 * MIB, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("figures", "read_rate", "expected"),
+    [
+        (rehearsal(200.0 * MIB, 100.0 * MIB), 50.0 * MIB, "read"),
+        (rehearsal(200.0 * MIB, 100.0 * MIB, waiting=0.2), 1e12, "processor"),
+        (rehearsal(200.0 * MIB, 100.0 * MIB, starved=0.8), 1e12, "target"),
+        (rehearsal(200.0 * MIB, 100.0 * MIB, starved=0.8, busy=1.0), 1e12, "processor"),
+        (rehearsal(200.0 * MIB, 100.0 * MIB, starved=0.8, target="nowhere"), 1e12, "processor"),
+        (rehearsal(200.0 * MIB, 100.0 * MIB, waiting=0.0), 1e12, "link"),
+        (rehearsal(200.0 * MIB, 10.0 * MIB, waiting=0.0, busy=0.95), 1e12, "processor"),
+        (rehearsal(200.0 * MIB, 10.0 * MIB, waiting=0.0), 1e12, "target"),
+    ],
+)
+def test_the_bottleneck(figures: Rehearsal, read_rate: float, expected: str) -> None:
+    assert predict(PICTURE, EVEN, figures, read_rate=read_rate, link=100.0 * MIB).bottleneck == expected
+
+
+def test_an_interval_at_the_link_is_narrow_however_much_varies() -> None:
+    wild = Packed(lengths=[MIB] * 200, wires=[0.0, float(MIB)] * 100, levels=0.5)
+    found = predict(PICTURE, wild, rehearsal(20.0 * MIB, 10.0 * MIB), read_rate=1e12, link=10.0 * MIB)
+    assert found.error == MOST_LINK_ERROR
+    half = (found.transfer.high - found.transfer.low) / 2
+    assert half / found.transfer.likely <= 0.25
+    assert WIDTH * MOST_LINK_ERROR <= 0.25
+
+
+def test_a_busy_machine_makes_a_wide_interval() -> None:
+    calm = predict(PICTURE, EVEN, rehearsal(2e8, 1e8, waiting=0.2, foreign=0.0), read_rate=1e12, link=1e9)
+    busy = predict(PICTURE, EVEN, rehearsal(2e8, 1e8, waiting=0.2, foreign=0.9), read_rate=1e12, link=1e9)
+    assert busy.error > 1.5 * calm.error
+
+
+def test_a_target_whose_writing_nobody_measured_can_only_be_slower() -> None:
+    known = predict(PICTURE, EVEN, rehearsal(2e8, 1e8, waiting=0.2), read_rate=1e12, link=1e9)
+    unknown = predict(PICTURE, EVEN, rehearsal(2e8, 1e8, waiting=0.2, target="nowhere"), read_rate=1e12, link=1e9)
+    assert unknown.transfer.high > known.transfer.high
+    assert unknown.transfer.low == known.transfer.low
+
+
+def test_a_pass_that_lost_time_at_first_loses_it_again() -> None:
+    slow = predict(PICTURE, EVEN, rehearsal(2e8, 1e8, waiting=0.2, drained=11.0), read_rate=1e12, link=1e9)
+    quick = predict(PICTURE, EVEN, rehearsal(2e8, 1e8, waiting=0.2), read_rate=1e12, link=1e9)
+    assert slow.transfer.likely - quick.transfer.likely == pytest.approx(3.0, rel=0.01)
+
+
+def _text() -> bytes:
+    chance = random.Random(3)
+    words = [bytes(chance.choices(range(97, 123), k=7)) for _ in range(3000)]
+    return b" ".join(chance.choices(words, k=MIB // 7))[:MIB]
+
+
+TEXT = _text()
+
+
+def text(at: int) -> bytes:
+    """A MiB of words, another one at each place."""
+    turn = at * 4999
+    return TEXT[turn % MIB :] + TEXT[: turn % MIB]
+
+
+def sampled() -> Sample:
+    source = MemorySource(224 * MIB)
+    for at in range(0, 224, 2):
+        source.write(at * MIB, random.Random(at).randbytes(MIB) if at % 4 else text(at))
+    return Sampler(source, 2, Cancel(), random.Random(1)).run()
+
+
+def test_short_pieces_and_whole_chunks_give_the_size_of_the_disk_on_the_wire() -> None:
+    """The truth is packing all of the disk by the chunk, as a pass does."""
+    sample = sampled()
+    assert sample.sampled + len(sample.chunks) * MIB <= 0.02 * sample.picture.data
+    packer = Packer()
+    truth = sum(len(packer.pack(text(at), 1) or b"") if at % 4 == 0 else MIB for at in range(0, 224, 2))
+    found = packed_at(sample, {1: 1.0}).share * sample.picture.data
+    assert found == pytest.approx(truth, rel=0.12)
+    assert chunk_gain(sample, 1, packer) < 0.95
+
+
+def test_levels_are_ordered_and_none_packs_nothing() -> None:
+    table = level_table(sampled())
+    assert table[0].level is None
+    assert table[0].ratio == 1.0
+    assert all(figure.ratio > 1.0 and figure.rate > 0 for figure in table[1:])
+
+
+def test_the_levels_of_the_second_half_count() -> None:
+    assert levels_used(rehearsal(2e7, 1e7)) == {3: 1.0}
