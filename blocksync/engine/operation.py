@@ -299,7 +299,7 @@ class Operation:
             version=__version__,
             issued=self._clock.now(),
             unreadable={each.slot: each.unreadable for each in results},
-            unused={each.slot: getattr(each, "unused", 0) for each in results},
+            unused={each.slot: each.unused for each in results},
         )
         try:
             raw = obtain(part, self._reach.control.receipt, self._reach.identity, self._reach.fingerprint)

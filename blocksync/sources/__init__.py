@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from blocksync.errors import SourceError, from_os_error
+from blocksync.errors import BlocksyncError, SourceError, from_os_error
+from blocksync.extensions import SOURCES, find_extension
 from blocksync.sources.base import Source
 
 __all__ = ["Source", "open_source"]
@@ -15,7 +16,8 @@ def open_source(text: str) -> Source:
     """Open what a person names: a disk image, a block device, or a place on some of these.
 
     Args:
-        text: a path; or ``disk.img#2``, ``disk.img#vg0/root``, ``a.img,b.img#vg0/root``.
+        text: a path; ``disk.img#2``, ``disk.img#vg0/root``, ``a.img,b.img#vg0/root``; or ``NAME:…`` of a package that
+            adds sources.
 
     Raises:
         SourceError: it is missing, forbidden, empty, or neither a file nor a block device.
@@ -25,7 +27,24 @@ def open_source(text: str) -> Source:
         from blocksync.sources.volume import open_place_source
 
         return open_place_source(text)
-    return _open_disk(text)
+    return _open_extension(text) or _open_disk(text)
+
+
+def _open_extension(text: str) -> Source | None:
+    """What another package opens (entry point ``blocksync.sources``); its faults are told as the source's."""
+    try:
+        opener = find_extension(SOURCES, text)
+        opened = opener(text) if opener is not None else None
+    except BlocksyncError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"the package that opens {text} failed: {type(error).__name__}: {error}",
+            remedy="tell whoever made that package",
+        ) from error
+    if opened is not None and not isinstance(opened, Source):
+        raise SourceError(f"the package that opens {text} gave no source", remedy="tell whoever made that package")
+    return opened
 
 
 def _open_disk(path: str) -> Source:

@@ -6,10 +6,28 @@ import os
 import stat
 from pathlib import Path
 
-from blocksync.errors import TargetError, TargetRefusedError, from_os_error
+from blocksync.errors import BlocksyncError, TargetError, TargetRefusedError, from_os_error
+from blocksync.extensions import TARGETS, find_extension
 from blocksync.targets.base import Target
 
 __all__ = ["Target", "open_target"]
+
+
+def _open_extension(text: str, **wishes: object) -> Target | None:
+    """What another package opens (entry point ``blocksync.targets``); its faults are told as the target's."""
+    try:
+        opener = find_extension(TARGETS, text)
+        opened = opener(text, **wishes) if opener is not None else None
+    except BlocksyncError:
+        raise
+    except Exception as error:
+        raise TargetError(
+            f"the package that opens {text} failed: {type(error).__name__}: {error}",
+            remedy="tell whoever made that package",
+        ) from error
+    if opened is not None and not isinstance(opened, Target):
+        raise TargetError(f"the package that opens {text} gave no target", remedy="tell whoever made that package")
+    return opened
 
 
 def open_target(
@@ -32,6 +50,9 @@ def open_target(
     from blocksync.nbd.qemu import is_qcow2
     from blocksync.targets.disk import DeviceTarget, FileTarget, create_image
 
+    extension = _open_extension(path, create_size=create_size, overwrite=overwrite, state_dir=state_dir)
+    if extension is not None:
+        return extension
     if is_address(path):
         from blocksync.targets.nbd import open_nbd_target
 
