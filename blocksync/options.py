@@ -83,6 +83,7 @@ class SendOptions:
         bwlimit: bytes a second on the wire; 0 for no limit.
         retry_seconds: how long to go on trying without progress.
         replace: consent that another source's disk replaces what the slot holds.
+        transfer: id of the transfer that the pass belongs to, for both ends' logs; :func:`transfer` sets it.
         rescue: go on after what cannot be read: it is listed in the result, and zeros on the target.
         all_blocks: read every block, also those that no file uses.
         snapshot: ``auto`` takes a snapshot of a source where that is possible, ``lvm`` insists on one,
@@ -106,6 +107,7 @@ class SendOptions:
     retry_seconds: float = DEFAULT_RETRY_SECONDS
     replace: bool = False
     rescue: bool = False
+    transfer: str = ""
     all_blocks: bool = False
     snapshot: str = "auto"
     snapshot_bytes: int | None = None

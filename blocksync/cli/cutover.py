@@ -135,6 +135,8 @@ def transfer_options(
 def tell_event(session: Session, event: TransferEvent) -> None:
     """Something that happened to the transfer."""
     facts: dict[str, Any] = dict(event.facts)
+    if session.output.log is not None:
+        session.output.log.transfer = event.transfer
     lines: list[str] = []
     if event.kind == "pass":
         predicted = facts["predicted_next"]

@@ -12,12 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blocksync.cli.output import Output
 from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.speed import Speed, ratio
 from blocksync.options import Progress
+
+if TYPE_CHECKING:
+    from blocksync.cli.logbook import Logbook
 
 LINE_SECONDS = 5.0
 """Between two plain lines: a log of an hour stays readable."""
@@ -157,7 +160,26 @@ class LineDisplay:
 
 @contextlib.contextmanager
 def showing(output: Output) -> Iterator[Display]:
-    """The display that fits where the command runs; yields it."""
+    """The display that fits where the command runs, and the log behind it; yields it."""
+    with _shown(output) as display:
+        yield display if output.log is None else _Logged(display, output.log)
+
+
+class _Logged:
+    """A display whose moments are also logged."""
+
+    def __init__(self, display: Display, log: Logbook) -> None:
+        self._display = display
+        self._log = log
+        self.pause, self.resume = display.pause, display.resume
+
+    def __call__(self, progress: Progress) -> None:
+        self._log.progress(progress)
+        self._display(progress)
+
+
+@contextlib.contextmanager
+def _shown(output: Output) -> Iterator[Display]:
     if output.json_lines or output.quiet or not sys.stderr.isatty():
         yield LineDisplay(output)
         return

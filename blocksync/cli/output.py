@@ -13,10 +13,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from blocksync.errors import BlocksyncError
 from blocksync.trust.names import printable
+
+if TYPE_CHECKING:
+    from blocksync.cli.logbook import Logbook
 
 LINE_CHARACTERS = 2000
 """Longest line printed for people; messages may quote long paths, and nothing is longer than that by rights."""
@@ -34,6 +37,7 @@ class Output:
         self.quiet = False
         self.verbose = False
         self.lost: OSError | None = None
+        self.log: Logbook | None = None
         self.on_gone: Callable[[], None] | None = None
         # A live display on the same terminal takes over the printing of lines.
         self.above: Callable[[str], None] | None = None
@@ -43,6 +47,7 @@ class Output:
 
     def event(self, kind: str, facts: Mapping[str, object], *lines: str) -> None:
         """Something happened that people and programs may want to know."""
+        self._log(kind, facts)
         if self.quiet:
             return
         if self.json_lines:
@@ -52,6 +57,7 @@ class Output:
 
     def result(self, facts: Mapping[str, object], *lines: str) -> None:
         """The outcome; said with ``-q`` too."""
+        self._log("result", facts)
         if self.json_lines:
             self._object("result", facts)
         else:
@@ -68,10 +74,12 @@ class Output:
 
     def warn(self, text: str) -> None:
         """What must be seen in any mode, on stderr."""
+        self._log("warning", {"message": text})
         self._lines(sys.stderr, (f"warning: {text}",))
 
     def error(self, error: BlocksyncError, *, title: str = "error") -> None:
         """What happened, what is safe, what to do next."""
+        self._log("error", {"code": error.code, "message": error.message, "remedy": error.remedy})
         if self.json_lines:
             self._object(
                 "error",
@@ -96,6 +104,10 @@ class Output:
         self._write(sys.stderr, text)
 
     # -- inside -----------------------------------------------------------------------------------------------
+
+    def _log(self, kind: str, facts: Mapping[str, object]) -> None:
+        if self.log is not None:
+            self.log.write(kind, facts)
 
     def _object(self, kind: str, facts: Mapping[str, object]) -> None:
         self._write(sys.stdout, json.dumps({"type": kind, **facts}) + "\n")

@@ -87,6 +87,10 @@ def schedule(text: str) -> Schedule:
 
 PATH = click.Path(path_type=Path)
 
+log_option = click.option(
+    "--log-file", type=PATH, metavar="FILE", help="Also log there, as JSON lines; rotated at 10 MiB, five are kept."
+)
+
 
 def common(*, state: bool = True) -> Callable[[F], F]:
     """Add ``--state-dir`` (where the command has state), ``--json``, ``-v`` and ``-q``.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blocksync.cli.display import HAPPENINGS, Display, showing
-from blocksync.cli.parameters import PATH, common, sized
+from blocksync.cli.parameters import PATH, common, log_option, sized
 from blocksync.cli.session import Session
 from blocksync.errors import InterruptedTransferError, UsageError
 from blocksync.options import (
@@ -52,6 +52,7 @@ _ANYWHERE = ("192.0.2.1", 9)
 @click.option("--listen", default="", metavar="ADDRESS", help="Listen on this address. [default: all]")
 @click.option("--control-port", type=PORT, default=DEFAULT_CONTROL_PORT, show_default=True, help="0 picks one.")
 @click.option("--data-port", type=PORT, default=DEFAULT_DATA_PORT, show_default=True, help="0 picks one.")
+@log_option
 @click.option("--code-file", type=PATH, metavar="FILE", help="Also write the pairing code there (0600).")
 @click.option("--user", metavar="NAME", help="Become this user once targets and ports are open; needs root.")
 @common()
@@ -68,6 +69,7 @@ def recv(
     control_port: int,
     data_port: int,
     code_file: Path | None,
+    log_file: Path | None,
     user: str | None,
     state_dir: Path | None,
 ) -> int:
@@ -75,6 +77,7 @@ def recv(
 
     Prints the pairing code and the line to type on the source. Ctrl-C ends it and leaves everything resumable.
     """
+    session.log_to(log_file)
     specs = target_specs(targets, create, overwrite)
     from blocksync import api
 

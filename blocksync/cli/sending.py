@@ -13,7 +13,7 @@ from blocksync.cli.codes import asker, given_code
 from blocksync.cli.cutover import conclude, cutover_options, end_of, limit_options, tell_disks, transfer_options
 from blocksync.cli.display import showing
 from blocksync.cli.flattening import growth, plan_options, told
-from blocksync.cli.parameters import PATH, block_size, common, level, sized
+from blocksync.cli.parameters import PATH, block_size, common, level, log_option, sized
 from blocksync.cli.session import Session
 from blocksync.errors import BootFailedError, GroupIncompleteError, IntegrityError, UsageError, from_os_error
 from blocksync.options import (
@@ -137,6 +137,7 @@ rescue_option = click.option(
 @rescue_option
 @used_options
 @cutover_options
+@log_option
 @limit_options
 @common()
 def send(
@@ -166,6 +167,7 @@ def send(
     no_repair: bool,
     exclude: tuple[str, ...],
     exclude_from: tuple[Path, ...],
+    log_file: Path | None,
     **more: Any,
 ) -> int:
     """Make one pass from SOURCE to a receiver, or follow it; several disks of one machine go as one transfer.
@@ -184,6 +186,7 @@ def send(
         raise UsageError("--table, --grow, --encrypted and --no-repair go with --flatten")
 
     disks = [DiskSpec(source=source, slot=slot) for source in sources] if flatten else disk_specs(sources, slot)
+    session.log_to(log_file)
     given = given_code(session, to, code, code_file)
     with session.cancellable() as cancel, showing(session.output) as display:
         options = SendOptions(

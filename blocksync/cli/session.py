@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,6 +43,18 @@ class Session:
         self.output.quiet = quiet
         if not verbose:
             _silence_libraries()
+
+    def log_to(self, path: Path | None) -> None:
+        """Also write what is said and done to a file (``--log-file``).
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        if path is None:
+            return
+        from blocksync.cli.logbook import Logbook
+
+        self.output.log = Logbook(path, self.output.warn)
 
     @contextlib.contextmanager
     def cancellable(self) -> Iterator[Cancel]:

@@ -228,7 +228,7 @@ class Operation:
             members = [
                 Member(source=source, slot=disk.slot) for source, disk in zip(governed, self._disks, strict=True)
             ]
-            wanted = dataclasses.replace(self._options.send, progress=self._progress)
+            wanted = dataclasses.replace(self._options.send, progress=self._progress, transfer=self.transfer)
             group = Group(
                 members, lambda slot: self._reach.route(slot, own=True), wanted, self._cancel, self._limits.link
             )

@@ -269,7 +269,11 @@ class PeerPort(ControlPort):
                 rehearsal=self._receiver.rehearsals.kind_of(slot),
                 fresh=session.fresh,
             )
-        detail: dict[str, object] = {"peer": self._peer.name, "source": request.source_name}
+        detail: dict[str, object] = {
+            "peer": self._peer.name,
+            "source": request.source_name,
+            "transfer": request.transfer,
+        }
         self._tell("opened", slot, f"{self._peer.name} sends {request.source_name}", detail)
         return answer
 
@@ -307,7 +311,12 @@ class PeerPort(ControlPort):
         slot, found = self._find(session)
         self._await_connections(found)
         generation = slot.commit(found, request.root)
-        self._tell("committed", slot, f"generation {generation} committed", {"generation": generation})
+        self._tell(
+            "committed",
+            slot,
+            f"generation {generation} committed",
+            {"generation": generation, "transfer": found.transfer},
+        )
         self._receiver.rehearsals.finish(slot)
         return CommitAnswer(generation=generation, root=request.root)
 
@@ -325,7 +334,12 @@ class PeerPort(ControlPort):
             return
         slot.end(found)
         self._receiver.rehearsals.finish(slot)
-        self._tell("closed", slot, f"{self._peer.name} ended its session; what is durable stays")
+        self._tell(
+            "closed",
+            slot,
+            f"{self._peer.name} ended its session; what is durable stays",
+            {"transfer": found.transfer},
+        )
 
     def divide(self, request: DivideRequest) -> DivideAnswer:
         slot = self._receiver.slot_for(self._peer, request.slot)

@@ -96,6 +96,7 @@ class Sender:
                     digest=DigestKind.BLAKE3 if wanted.digest is Digest.BLAKE3 else DigestKind.XXH3,
                     connections=wanted.connections,
                     replace=wanted.replace,
+                    transfer=wanted.transfer,
                 )
             )
         try:

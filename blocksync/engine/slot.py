@@ -48,6 +48,7 @@ class Session:
     geometry: Geometry
     landing: Landing
     source_name: str
+    transfer: str = ""
     fresh: bool = False  # what has no claim reads as zeros: a new target, and the first session on it
     session_id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
     token: bytes = field(default_factory=lambda: secrets.token_bytes(32))
@@ -137,6 +138,7 @@ class Slot:
                 geometry=geometry,
                 landing=Landing(self.target, store),
                 source_name=request.source_name,
+                transfer=request.transfer,
                 fresh=first and self.target.capabilities.fresh,
             )
             self.session = session

@@ -89,7 +89,8 @@ class OpenRequest(Message):
 
     ``run`` is 16 random bytes of the sending process: it may take over its own session at any time, while another
     run of the same machine has to wait until the earlier one's connections are gone. ``rehearsal`` asks for a
-    scratch slot that is thrown away at its end, instead of the slot itself.
+    scratch slot that is thrown away at its end, instead of the slot itself. ``transfer`` is the sender's id of the
+    transfer, for both ends' logs.
     """
 
     version: int
@@ -104,6 +105,7 @@ class OpenRequest(Message):
     connections: int
     replace: bool
     rehearsal: bool = False
+    transfer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
