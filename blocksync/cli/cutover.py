@@ -128,6 +128,7 @@ def transfer_options(
             bandwidth=bwlimit or Schedule(), read=read_limit or 0, max_latency=max_latency or 0.0, nice=nice
         ),
         receipt=receipt,
+        keep_quiet=(session.output.log.path.absolute().parent,) if session.output.log is not None else (),
         on_event=lambda event: tell_event(session, event),
     )
 
@@ -139,6 +140,7 @@ def tell_event(session: Session, event: TransferEvent) -> None:
         session.output.log.transfer = event.transfer
     lines: list[str] = []
     if event.kind == "pass":
+        session.output.passes.append(facts["seconds"])
         predicted = facts["predicted_next"]
         then = f"; the next one would take {show_seconds(predicted)}" if predicted is not None else ""
         changed = show_size(facts["changed"])

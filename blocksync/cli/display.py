@@ -69,7 +69,9 @@ def details_of(progress: Progress, speed: Speed) -> list[str]:
         parts.append(show_rate(speed.rate))
     left = speed.remaining(progress.size - progress.done)
     if left is not None and progress.size > progress.done:
-        parts.append(f"ETA {show_seconds(left)}")
+        around = speed.spread(progress.size - progress.done)
+        give_or_take = f" ± {show_seconds(around)}" if around is not None and around >= 1 else ""
+        parts.append(f"ETA {show_seconds(left)}{give_or_take}")
     if progress.wire:
         parts.append(f"wire {show_size(progress.wire)}")
     packed = ratio(progress)

@@ -16,13 +16,16 @@ from typing_extensions import Self
 
 from blocksync.cli.display import HAPPENINGS, details_of, title_of
 from blocksync.cli.output import Output
-from blocksync.cli.quantities import show_size
+from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.speed import Speed
 from blocksync.options import Progress
 from blocksync.trust.names import printable
 
 REDRAWS_A_SECOND = 4
 BAR_CHARACTERS = 30
+NARROW_CHARACTERS = 64
+"""Below this the bar has a line of its own."""
+_HEIGHTS = "▁▂▃▄▅▆▇█"
 
 
 class LiveDisplay:
@@ -67,7 +70,9 @@ class LiveDisplay:
                 return
             _, speed = self._shown.get(progress.slot) or (progress, Speed())
             if progress.size:
-                speed.saw(time.monotonic(), progress.done)
+                now = time.monotonic()
+                speed.saw(now, progress.done)
+                speed.saw_stages(now, progress.read, progress.wire)
             # Before the receiver names the slot it is shown without a name, and afterwards not twice.
             self._shown.pop("", None)
             self._shown[progress.slot] = (progress, speed)
@@ -85,18 +90,57 @@ class LiveDisplay:
         self._console.print(Text(line), soft_wrap=True)
 
     def _render(self) -> Group:
+        width = self._console.width
         with self._lock:
-            return Group(*(_rows(progress, speed) for progress, speed in self._shown.values()))
+            rows = [_rows(progress, speed, width) for progress, speed in self._shown.values()]
+            passes = list(self._output.passes)
+        if len(passes) > 1:
+            rows.append(Group(_history(passes, width)))
+        return Group(*rows)
 
 
-def _rows(progress: Progress, speed: Speed) -> Group:
+def _rows(progress: Progress, speed: Speed, width: int) -> Group:
+    """A bar that takes what the words leave of the line, and the numbers below it, wrapped at whole facts."""
     size = max(progress.size, 1)
-    row = Table.grid(padding=(0, 1))
-    row.add_row(
-        escape(printable(title_of(progress), 60)),
-        ProgressBar(total=size, completed=progress.done, width=BAR_CHARACTERS),
-        f"{100 * progress.done // size:3d} %",
-        f"{show_size(progress.done)} of {show_size(progress.size)}",
+    title = printable(title_of(progress), max(10, width - 30) if width >= NARROW_CHARACTERS else width)
+    share = f"{100 * progress.done // size:3d} %"
+    amounts = f"{show_size(progress.done)} of {show_size(progress.size)}"
+    parts = [Text(title, style="bold", no_wrap=True, overflow="ellipsis")] if width < NARROW_CHARACTERS else []
+    words = share if width < NARROW_CHARACTERS else f"{title}{share}{amounts}"
+    bar = ProgressBar(
+        total=size, completed=progress.done, width=min(BAR_CHARACTERS, max(5, width - len(words) - 4))
     )
-    details = ", ".join(details_of(progress, speed)) or " "
-    return Group(row, Text(f"  {details}", style="dim", no_wrap=True, overflow="ellipsis"))
+    row = Table.grid(padding=(0, 1))
+    row.add_row(*((bar, share) if width < NARROW_CHARACTERS else (escape(title), bar, share, amounts)))
+    facts = details_of(progress, speed)
+    if width < NARROW_CHARACTERS:
+        facts.insert(0, amounts)
+    read, sent = speed.stages()
+    if read and progress.stage == "transferring":
+        facts.append(f"reading {show_rate(read)}, sending {show_rate(sent)}")
+    return Group(*parts, row, *(Text(f"  {line}", style="dim", no_wrap=True) for line in _filled(facts, width - 2)))
+
+
+def _filled(facts: list[str], width: int) -> list[str]:
+    """Facts in lines of at most ``width`` characters; a line even where there are none, so that nothing jumps."""
+    lines = [""]
+    for fact in facts:
+        longer = f"{lines[-1]}, {fact}" if lines[-1] else fact
+        if lines[-1] and len(longer) > width:
+            lines.append(fact[:width])
+        else:
+            lines[-1] = longer[:width]
+    return lines
+
+
+def _history(passes: list[float], width: int) -> Text:
+    """How long the passes took, oldest first: a plot of one character a pass."""
+    ends = f" {show_seconds(passes[0])} to {show_seconds(passes[-1])}"
+    shown = passes[-max(1, min(len(passes), width - len("passes ") - len(ends))) :]
+    return Text(f"passes {sparkline(shown)}{ends}"[:width], no_wrap=True)
+
+
+def sparkline(values: list[float]) -> str:
+    """Eight heights, from zero to the largest."""
+    most = max(values, default=0.0) or 1.0
+    return "".join(_HEIGHTS[min(len(_HEIGHTS) - 1, int(len(_HEIGHTS) * value / most))] for value in values)

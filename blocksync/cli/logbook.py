@@ -1,8 +1,8 @@
 """``--log-file``: what a command said and did, as JSON lines, in files that do not grow without bounds.
 
-Each line has ``at`` (UTC), ``pid``, ``event`` and, where there is one, ``transfer``: the id that the sender chose and told
-the receiver, so that both ends' logs can be laid side by side. Writing never fails a transfer: a log that cannot be
-written is told once.
+Each line has ``at`` (UTC), ``pid``, ``event`` and, where there is one, ``transfer``: the id that the sender chose and
+told the receiver, so that both ends' logs can be laid side by side. Writing never fails a transfer: a log that cannot
+be written is told once.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
@@ -38,6 +39,8 @@ class Output:
         self.verbose = False
         self.lost: OSError | None = None
         self.log: Logbook | None = None
+        # Seconds of the passes so far, for whoever draws them; a follower of a year must not grow.
+        self.passes: deque[float] = deque(maxlen=60)
         self.on_gone: Callable[[], None] | None = None
         # A live display on the same terminal takes over the printing of lines.
         self.above: Callable[[str], None] | None = None

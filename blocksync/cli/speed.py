@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 
 from blocksync.options import Progress
@@ -17,6 +18,37 @@ class Speed:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
+        self._stages: deque[tuple[float, int, int]] = deque()
+
+    def saw_stages(self, now: float, read: int, wire: int) -> None:
+        """Note what was read from the source and sent on the wire until ``now``."""
+        if self._stages and (read < self._stages[-1][1] or wire < self._stages[-1][2]):
+            self._stages.clear()  # another pass
+        self._stages.append((now, read, wire))
+        while len(self._stages) > 2 and now - self._stages[1][0] >= WINDOW_SECONDS:
+            self._stages.popleft()
+
+    def stages(self) -> tuple[float, float]:
+        """Bytes a second that are read and sent; 0 until they are known."""
+        if len(self._stages) < 2 or self._stages[-1][0] <= self._stages[0][0]:
+            return 0.0, 0.0
+        (first, read, wire), (last, has_read, has_sent) = self._stages[0], self._stages[-1]
+        return (has_read - read) / (last - first), (has_sent - wire) / (last - first)
+
+    def spread(self, left: int) -> float | None:
+        """How far off :meth:`remaining` may be, seconds: the standard deviation of the rates within the window.
+
+        None before there are four of them.
+        """
+        seen = list(self._seen)
+        rates = [(done - had) / (at - then) for (then, had), (at, done) in itertools.pairwise(seen) if at > then]
+        if len(rates) < 4 or self.rate <= 0:
+            return None
+        mean = sum(rates) / len(rates)
+        deviation = (sum((each - mean) ** 2 for each in rates) / len(rates)) ** 0.5
+        # Of the mean of so many seconds, not of one second: the rest of the pass evens out as the window does.
+        share = min(deviation / len(rates) ** 0.5 / mean, 1.0) if mean else 1.0
+        return left / self.rate * share
 
     def saw(self, now: float, done: int) -> None:
         """Note that at ``now`` (seconds, any clock that never goes back) ``done`` bytes were dealt with."""

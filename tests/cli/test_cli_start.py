@@ -64,7 +64,7 @@ def test_help_lists_commands_and_exit_codes() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_and_the_common_options(name: str) -> None:
-    words = [name, {"manifest": "list", "receipt": "show"}[name]] if name in ("manifest", "receipt") else [name]
+    words = [name, *{"manifest": ["list"], "receipt": ["show"]}.get(name, [])]
     shown = command(*words, "--help")
     assert shown.code == 0
     for option in ("--json", "--quiet", "--verbose"):
