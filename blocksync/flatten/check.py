@@ -30,6 +30,7 @@ _FORMS = re.compile(
     r"|/dev/disk/by-id/(?:dm-name-|dm-uuid-LVM-|lvm-pv-uuid-)[\w+.-]+"
     r"|/dev/dm-\d+|\blvmid/[\w/-]+|\(lvm/[^)\s]+\)|\brd\.lvm\.[lv][vg]=\S+|\brd_LVM_[LV][VG]=\S+"
 )
+_DISK = re.compile(r"/dev/(?:[shv]d|xvd|nvme|mmcblk|md)")
 _COMMENT = re.compile(r"^\s*[#;]")
 _MOST_IMAGE_BYTES = 64 << 20
 _MOST_FSTAB_BYTES = 1 << 20
@@ -235,13 +236,10 @@ def _mount_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
     for device, where, options in fstab_entries(text):
         tag, equals, value = device.partition("=")
         value = value.strip('"')
-        if not equals or tag not in ("UUID", "PARTUUID", "LABEL", "PARTLABEL") or value.lower() in known:
+        tagged = bool(equals) and tag in ("UUID", "PARTUUID", "LABEL", "PARTLABEL")
+        if (not tagged and not _DISK.match(device)) or (tagged and value.lower() in known):
             continue
-        if (
-            aliases.find(device) is None
-            and "nofail" not in options.split(",")
-            and "noauto" not in options.split(",")
-        ):
+        if aliases.find(device) is None and not {"nofail", "noauto"} & set(options.split(",")):
             yield Leftover(
                 code="BS1146",
                 rule="fstab",

@@ -190,6 +190,19 @@ def test_what_is_left_out_is_predicted_and_mended_later(left_out: str, disks: li
     assert check_target(target) == []
 
 
+def test_what_fstab_has_on_other_disks_is_told(disks: list[Path], tmp_path: Path) -> None:
+    local(disks, tmp_path)
+    target = tmp_path / "target.img"
+    content = target.read_bytes()
+    old = b"/dev/sr0        /media/cdrom0   udf,iso9660 user,noauto     0       0"
+    new = b"/dev/sdc1       /media/backup   ext4        defaults        0       0"
+    assert len(old) == len(new)
+    assert old in content
+    target.write_bytes(content.replace(old, new))
+    found = [each.where for each in check_target(str(target)) if each.code == "BS1146"]
+    assert found == ["/etc/fstab: /media/backup"]
+
+
 def test_another_loader_in_the_place_of_ours_is_noticed(disks: list[Path], tmp_path: Path) -> None:
     local(disks, tmp_path)
     target = tmp_path / "target.img"
