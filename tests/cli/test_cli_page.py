@@ -11,7 +11,7 @@ from blocksync import errors
 from blocksync.cli.demo.story import Step
 from blocksync.cli.display import HAPPENINGS, facts_of
 from blocksync.cli.program import EPILOG
-from blocksync.options import DiskOutcome, Listening, Progress
+from blocksync.options import DiskOutcome, FlattenResult, Listening, Progress
 
 PAGE = (ROOT / "docs" / "COMMAND.md").read_text()
 
@@ -42,7 +42,9 @@ def test_the_objects_have_the_fields_of_the_page() -> None:
         "pass",
         "verified",
         "receipt",
+        "flattened",
     }
+    assert said["flattened"] == {field.name for field in dataclasses.fields(FlattenResult)} - {"group"}
 
 
 def test_the_exit_codes_are_those_of_the_errors_and_of_the_help() -> None:
