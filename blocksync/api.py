@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import default_state_dir, prepare
 from blocksync.errors import TrustError
-from blocksync.estimate.results import EstimateOptions, EstimateResult
+from blocksync.estimate.results import BenchOptions, BenchResult, EstimateOptions, EstimateResult
 from blocksync.limits import Limits, RateWindow, Schedule
 from blocksync.options import (
     BootOptions,
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from blocksync.volumes.layout import Layout
 
 __all__ = [
+    "BenchOptions",
+    "BenchResult",
     "BootOptions",
     "Cancel",
     "CheckOptions",
@@ -89,11 +91,13 @@ __all__ = [
     "TransferStatus",
     "VerifyOptions",
     "VerifyResult",
+    "abench",
     "aestimate",
     "areceive",
     "asend",
     "atransfer",
     "averify",
+    "bench",
     "boot_test",
     "check",
     "check_flattened",
@@ -569,6 +573,31 @@ async def asend(source: str | Source, options: SendOptions) -> SendResult:
 async def areceive(options: ReceiveOptions) -> ReceiveResult:
     """:func:`receive` for asyncio; cancelling the task closes the ports."""
     return await _in_thread(lambda cancel: receive(options, cancel=cancel))
+
+
+def bench(
+    source: str | Source | None = None, options: BenchOptions | None = None, *, cancel: Cancel | None = None
+) -> BenchResult:
+    """Measure each stage of a pass on this machine by itself, and say which would be the narrowest.
+
+    Args:
+        source: samples of it are read; None for a sample made for the purpose.
+
+    Raises:
+        BlocksyncError: a stage cannot be measured.
+    """
+    from blocksync.estimate.machine import Bench
+
+    token, wanted = cancel or Cancel(), options or BenchOptions()
+    if source is None:
+        return Bench(None, wanted, token).run()
+    with _opened(source) as disk:
+        return Bench(disk, wanted, token).run()
+
+
+async def abench(source: str | Source | None = None, options: BenchOptions | None = None) -> BenchResult:
+    """:func:`bench` for asyncio."""
+    return await _in_thread(lambda cancel: bench(source, options, cancel=cancel))
 
 
 async def aestimate(source: str | Source, options: EstimateOptions | None = None) -> EstimateResult:

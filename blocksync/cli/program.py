@@ -21,6 +21,7 @@ COMMANDS = {
     "delete": "blocksync.cli.transfers",
     "check": "blocksync.cli.checking",
     "estimate": "blocksync.cli.estimating",
+    "bench": "blocksync.cli.benching",
     "inspect": "blocksync.cli.inspecting",
     "flatten": "blocksync.cli.flattening",
     "boot-test": "blocksync.cli.booting",

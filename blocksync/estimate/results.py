@@ -176,3 +176,74 @@ class EstimateResult:
     target: str
     changes: ChangeFigures | None
     took: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """What to measure of this machine.
+
+    Args:
+        folder: where writing is measured, with a file that is removed; None for that of temporary files.
+        link: bytes a second of the link that passes will have; 0 to leave it out.
+    """
+
+    folder: Path | None = None
+    link: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFigure:
+    """One stage by itself, in one thread.
+
+    Args:
+        rate: bytes a second of wall clock.
+        processor: seconds of processor a byte; for the link at both ends together.
+        ratio: bytes left of one, for packing.
+        note: for people.
+    """
+
+    name: str
+    rate: float
+    processor: float
+    ratio: float
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassFigure:
+    """What the stages allow a first pass between two such machines, at one level.
+
+    Args:
+        level: of compression; None for none.
+        rate: bytes of data (not of zeros) a second.
+        ratio: bytes on the wire for one.
+        bottleneck: ``read``, ``processor`` (the sender's), ``link`` or ``target`` (the receiver's disk or processor).
+    """
+
+    level: int | None
+    rate: float
+    ratio: float
+    bottleneck: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResult:
+    """What each stage of a pass does here.
+
+    Args:
+        source: that was sampled; empty for a sample made for the purpose.
+        cores: that this process may use.
+        zero_share: of the sample; zeros cost next to nothing and are left out of the stages behind reading.
+        passes: by level, from none upwards.
+    """
+
+    source: str
+    cores: int
+    zero_share: float
+    stages: tuple[StageFigure, ...]
+    passes: tuple[PassFigure, ...]
+
+    @property
+    def best(self) -> PassFigure:
+        """The level at which data leaves fastest."""
+        return max(self.passes, key=lambda figure: figure.rate)
