@@ -8,8 +8,9 @@ A level is bound by the link or by the processor. For a byte of the disk that mu
     cores / (rest + pack(L) + send * ratio(L))
 
 All of that is measured while the pass runs, in processor time, which waiting does not distort. What a level costs that
-was not used lately is scaled from the one in use by :data:`PROFILE`. The cores are what this process uses plus what
-the machine leaves idle: on a machine that has other work (or both ends of the transfer), compressing gets no more. The
+was not used lately is scaled from the one in use by :data:`PROFILE`. The cores are those that the threads get when they
+all ask: packing does nothing but compute, so as many times as it takes longer than its processor time, so many times
+are there too few processors, whoever has the rest: other work, the other end on the same machine, a quota. The
 link's rate is seen whenever the threads wait for it; where the receiver says that its connections are at work rather
 than waiting for us, then it is not the link that makes us wait, and bytes saved on it gain nothing.
 
@@ -20,12 +21,11 @@ changes the rate more than a level does.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-from blocksync.platforms import processor_seconds
 
 # From cheap to thorough. None is off.
 LADDER: tuple[int | None, ...] = (None, -5, -1, 1, 3, 5, 7, 9, 12, 15)
@@ -42,9 +42,11 @@ PROFILE: dict[int, tuple[float, float]] = {
     15: (35.0, 0.87),
 }
 START_LEVEL = 1
-# A decision rests on what was measured over so much time and data.
+# A decision rests on what was measured over so much time and data; on less data where that takes long to come by.
 DECIDE_SECONDS = 0.2
-DECIDE_BYTES = 1 << 20
+DECIDE_BYTES = 8 << 20
+PATIENCE_SECONDS = 1.0
+LEAST_BYTES = 1 << 20
 # While compression is off, one frame in so many is packed all the same: content changes.
 SAMPLE_EVERY = 32
 # Costs of a level that was not used for so long are scaled from the one in use.
@@ -59,10 +61,10 @@ RECEIVER_BUSY = 0.6
 # Where nobody waits for the link it may be faster than it was: tried now and then, and more rarely when in vain.
 PROBE_SECONDS = 2.0
 PROBE_AT_LEAST_EVERY_SECONDS = 60.0
-# Where a machine is busy and we do not use our share, the scheduler gives us this much more when we ask for it.
-FAIR_CORES = 0.2
-# When it turns out that it does not, that is believed for so long.
-UNFAIR_SECONDS = 20.0
+# What is known of the processors' shortage is believed at once when it grows, and forgotten slowly.
+RELIEF = 0.1
+# Less packing than this, in seconds, tells nothing about it.
+TELLING_SECONDS = 0.004
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class _Span:
     sending: float = 0.0
     waiting: float = 0.0  # of wall clock, in all threads
     packing: float = 0.0
+    packing_wall: float = 0.0  # of wall clock
     packed: dict[int, list[float]] = field(default_factory=dict)  # level: bytes in, bytes out, seconds
 
 
@@ -94,7 +97,6 @@ class Clocks:
 
     now: Callable[[], float] = time.monotonic
     process: Callable[[], float] = time.process_time
-    machine: Callable[[], tuple[float, float]] = processor_seconds
 
 
 class LevelControl:
@@ -104,6 +106,7 @@ class LevelControl:
         fixed: a level from the user, 0 for never; None adapts.
         threads: connections that work at once.
         bounds: lowest and highest level to choose from; 0 for off.
+        processors: of the machine; None to ask it.
     """
 
     def __init__(
@@ -112,10 +115,13 @@ class LevelControl:
         threads: int,
         bounds: tuple[int, int] = (0, 15),
         clocks: Clocks | None = None,
+        processors: int | None = None,
     ) -> None:
         self._fixed = fixed
         self._threads = threads
         self._clocks = clocks or Clocks()
+        self._processors = processors or os.cpu_count() or 1
+        self._stretch = 1.0
         self._ladder = tuple(level for level in LADDER if bounds[0] <= _rank(level) <= bounds[1])
         if not self._ladder:
             self._ladder, self._fixed = (START_LEVEL,), bounds[0]
@@ -128,12 +134,10 @@ class LevelControl:
         self._link = math.inf
         self._probed = 0.0
         self._probing = False
-        self._assumed = 0.0
-        self._unfair_until = 0.0
         self._probe_every = PROBE_SECONDS
         self._receiver_busy = 0.0
         self._span = _Span()
-        self._began: tuple[float, float, tuple[float, float]] | None = None
+        self._began: tuple[float, float] | None = None
         self._frames = 0
 
     @property
@@ -154,9 +158,10 @@ class LevelControl:
 
     # -- what the connections tell ------------------------------------------------------------------------------
 
-    def packed(self, level: int, before: int, after: int | None, seconds: float) -> None:
-        """A frame was to be packed: bytes, None after it where it does not shrink, and seconds of processor."""
+    def packed(self, level: int, before: int, after: int | None, seconds: float, wall: float) -> None:
+        """A frame was to be packed: bytes, None after it where it does not shrink; seconds of processor and clock."""
         with self._lock:
+            self._span.packing_wall += wall
             self._span.packing += seconds
             self._span.offered += before
             if after is None:
@@ -179,7 +184,7 @@ class LevelControl:
             now = self._clocks.now()
             if self._began is None:
                 self._begin(now)
-            elif now - self._began[0] >= DECIDE_SECONDS and span.plain >= DECIDE_BYTES:
+            elif span.plain >= self._enough(now - self._began[0]):
                 self._decide(now)
 
     def receiver_busy(self, share: float) -> None:
@@ -195,41 +200,45 @@ class LevelControl:
     # -- deciding, under the lock -------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
-        self._began = (now, self._clocks.process(), self._clocks.machine())
+        self._began = (now, self._clocks.process())
         self._span = _Span()
+
+    @staticmethod
+    def _enough(passed: float) -> float:
+        if passed < DECIDE_SECONDS:
+            return math.inf
+        return DECIDE_BYTES if passed < PATIENCE_SECONDS else LEAST_BYTES
 
     def _decide(self, now: float) -> None:
         assert self._began is not None
-        then, process, (busy, all_) = self._began
+        then, process = self._began
         span, passed = self._span, now - then
         used = (self._clocks.process() - process) / passed
-        busy_now, all_now = self._clocks.machine()
         waits = span.waiting > WAITING * passed * self._threads
-        if not waits and used < self._assumed * 0.8:
-            self._unfair_until = now + UNFAIR_SECONDS
-        fair = waits and now > self._unfair_until
-        cores = self._cores(used, (busy_now - busy) / passed, (all_now - all_) / passed, fair=fair)
-        self._assumed = cores if fair else 0.0
         self._begin(now)
         self._learn(span, now)
         self._watch_link(span.wire / passed, now, waits=waits)
+        cores = self._cores(span)
         rest = max(used * passed - span.packing - span.sending, 0.0) / span.plain
         send = span.sending / max(span.wire, 1)
         link = math.inf if self.receiver_holds else self._link
         speeds = {level: self._speed(level, link, cores, rest, send) for level in self._ladder}
         self._level = self._choose(speeds)
 
-    def _cores(self, used: float, busy: float, all_: float, *, fair: bool) -> float:
-        if not all_:
-            return used + 1.0  # this system does not tell: one more is a fair guess
-        return used + max(all_ - busy, 0.0) + (FAIR_CORES if fair else 0.0)
+    def _cores(self, span: _Span) -> float:
+        """Processors that the threads get when all of them compute."""
+        if span.packing > TELLING_SECONDS:
+            stretch = max(span.packing_wall / span.packing, 1.0)
+            falls = stretch < self._stretch
+            self._stretch += (stretch - self._stretch) * (RELIEF if falls else 1.0)
+        return min(self._threads / self._stretch, self._processors)
 
     def _learn(self, span: _Span, now: float) -> None:
-        if span.offered >= DECIDE_BYTES / 4:
+        if span.offered >= LEAST_BYTES / 4:
             # Only a part of what is sent can be packed; the rest was found not to shrink.
             self._share = (self._share + span.shrank / span.offered) / 2
         for level, (before, after, seconds) in span.packed.items():
-            if before < DECIDE_BYTES / 4:
+            if before < LEAST_BYTES / 4:
                 continue
             new = _Cost(seconds / before, after / before, now)
             old = self._costs.get(level)

@@ -204,6 +204,7 @@ class Outbound:
         began, worked = time.perf_counter(), time.thread_time()
         packed = self._packer.pack(plain, level) if self._packer.shrinks(plain) else None
         after = None if packed is None else len(packed)
-        self._levels.packed(level, len(plain), after, time.thread_time() - worked)
-        self._tally.packed(time.perf_counter() - began)
+        took, work = time.perf_counter() - began, time.thread_time() - worked
+        self._levels.packed(level, len(plain), after, work, took)
+        self._tally.packed(took)
         return (Codec.RAW, plain) if packed is None else (Codec.ZSTD, packed)
