@@ -101,7 +101,7 @@ def measure(size: int, only: list[str], folder: Path) -> list[dict[str, Any]]:
         disk = Path(made) / "disk.img"
         for name in only:
             # A slower link moves less, so that each takes some ten seconds.
-            make_disk(disk, max(64 * MIB, size // {"100M": 4, "1G": 1, "delay": 2}[name]) // MIB * MIB)
+            make_disk(disk, max(64 * MIB, size // {"100M": 4, "1G": 1, "delay": 1}[name]) // MIB * MIB)
             place = Path(made) / name
             found.append(over_long_way(disk, place) if name == "delay" else over_shaped(disk, place, name))
             print(json.dumps(found[-1]), file=sys.stderr)

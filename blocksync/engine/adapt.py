@@ -61,8 +61,9 @@ RECEIVER_BUSY = 0.6
 # Where nobody waits for the link it may be faster than it was: tried now and then, and more rarely when in vain.
 PROBE_SECONDS = 2.0
 PROBE_AT_LEAST_EVERY_SECONDS = 60.0
-# What is known of the processors' shortage is believed at once when it grows, and forgotten slowly.
-RELIEF = 0.1
+# How much of what a decision sees of the processors' shortage is believed: when it grows, and when it ends.
+SHORTAGE = 0.7
+RELIEF = 0.2
 # Less packing than this, in seconds, tells nothing about it.
 TELLING_SECONDS = 0.004
 
@@ -122,6 +123,7 @@ class LevelControl:
         self._clocks = clocks or Clocks()
         self._processors = processors or os.cpu_count() or 1
         self._stretch = 1.0
+        self._computed = (0.0, 0.0)
         self._ladder = tuple(level for level in LADDER if bounds[0] <= _rank(level) <= bounds[1])
         if not self._ladder:
             self._ladder, self._fixed = (START_LEVEL,), bounds[0]
@@ -227,10 +229,11 @@ class LevelControl:
 
     def _cores(self, span: _Span) -> float:
         """Processors that the threads get when all of them compute."""
-        if span.packing > TELLING_SECONDS:
-            stretch = max(span.packing_wall / span.packing, 1.0)
-            falls = stretch < self._stretch
-            self._stretch += (stretch - self._stretch) * (RELIEF if falls else 1.0)
+        self._computed = (self._computed[0] + span.packing, self._computed[1] + span.packing_wall)
+        if self._computed[0] > TELLING_SECONDS:
+            stretch = max(self._computed[1] / self._computed[0], 1.0)
+            self._stretch += (stretch - self._stretch) * (SHORTAGE if stretch > self._stretch else RELIEF)
+            self._computed = (0.0, 0.0)
         return min(self._threads / self._stretch, self._processors)
 
     def _learn(self, span: _Span, now: float) -> None:
