@@ -69,7 +69,7 @@ def test_each_command_has_help_and_the_common_options(name: str) -> None:
     assert shown.code == 0
     for option in ("--json", "--quiet", "--verbose"):
         assert option in shown.out
-    assert ("--state-dir" in shown.out) == (name not in ("demo", "inspect", "boot-test"))
+    assert ("--state-dir" in shown.out) == (name not in ("demo", "bench", "inspect", "boot-test"))
 
 
 def no_native(folder: Path) -> dict[str, str]:
