@@ -110,9 +110,11 @@ def test_an_agent_sends_is_cancelled_sends_again_and_verifies(tmp_path: Path) ->
 
 
 def test_no_thread_is_left_behind(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     test_an_agent_sends_is_cancelled_sends_again_and_verifies(tmp_path)
     ours = ("heartbeat", "control", "data-", "checkpoint", "rehash")
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith(ours)] == []
+    left = set(threading.enumerate()) - before
+    assert [thread.name for thread in left if thread.name.startswith(ours)] == []
 
 
 def test_a_source_object_of_the_agents_is_sent_and_stays_open(tmp_path: Path) -> None:

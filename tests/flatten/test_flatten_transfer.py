@@ -299,7 +299,7 @@ def test_an_interrupted_transfer_is_resumed(disks: list[Path], tmp_path: Path) -
 
 def test_a_slot_is_a_whole_disk_or_divided_and_changes_only_by_consent(disks: list[Path], tmp_path: Path) -> None:
     target = tmp_path / "target.img"
-    size = api.plan_flatten([str(disk) for disk in disks]).size
+    size = max(api.plan_flatten([str(disk) for disk in disks]).size, disks[1].stat().st_size)
     with receiving(target, tmp_path, create=size) as where:
         flattened(disks, where, tmp_path)
         options = SendOptions(to=f"127.0.0.1:{where.control_port}", state_dir=tmp_path / "sender", slot="vm")
