@@ -27,11 +27,13 @@ class Run:
         seconds: of wall clock.
         wire: bytes sent, where the tool says so.
         processor: seconds of all its processes that have ended.
+        inner: seconds that the tool itself tells, its start left out.
     """
 
     seconds: float
     wire: int | None = None
     processor: float = 0.0
+    inner: float | None = None
 
 
 def timed(*words: str | Path, stdin: Path | None = None) -> Run:
@@ -148,7 +150,8 @@ class Blocksync(Tool):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         last = json.loads(done.stdout.splitlines()[-1])
         used = (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
-        return Run(seconds, last.get("wire"), used), last
+        inner = last.get("seconds")
+        return Run(seconds, last.get("wire"), used, inner), last
 
     def move(self) -> Run:
         run, last = self._command("send", str(self.source))

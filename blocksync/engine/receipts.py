@@ -6,11 +6,10 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blocksync import __version__
 from blocksync.control.service import Peer
-from blocksync.engine.slot import Slot
 from blocksync.errors import PeerError, ProtocolError, ReceiptError, StateError, from_os_error
 from blocksync.transfers.receipt import (
     RECEIPT_BYTES,
@@ -26,6 +25,10 @@ from blocksync.transfers.record import canonical
 from blocksync.trust.grants import Grants
 from blocksync.trust.identity import Identity, fingerprint_of
 from blocksync.trust.pins import Pins
+
+if TYPE_CHECKING:
+    # The receiver's part of the engine: a sender need not load it.
+    from blocksync.engine.slot import Slot
 
 MAX_SLOTS = 256
 
