@@ -79,7 +79,7 @@ class SendOptions:
         connections: data connections at most.
         digest: for a new slot.
         block_bytes: for a new slot, 4 KiB to 16 MiB.
-        level: zstd level; None adapts; 0 never compresses.
+        level: zstd level; two of them adapt between these; None adapts freely; 0 never compresses.
         bwlimit: bytes a second on the wire; 0 for no limit.
         retry_seconds: how long to go on trying without progress.
         replace: consent that another source's disk replaces what the slot holds.
@@ -102,7 +102,7 @@ class SendOptions:
     connections: int = DEFAULT_CONNECTIONS
     digest: Digest = Digest.XXH3
     block_bytes: int = 64 << 10
-    level: int | None = None
+    level: int | tuple[int, int] | None = None
     bwlimit: int = 0
     retry_seconds: float = DEFAULT_RETRY_SECONDS
     replace: bool = False

@@ -85,6 +85,19 @@ def schedule(text: str) -> Schedule:
         raise click.BadParameter(f"{text!r} {error}") from error
 
 
+def levels(text: str) -> int | tuple[int, int] | None:
+    """As :func:`level`; or two of them, ``1-9``, to choose between."""
+    low, dash, high = text.partition("-")
+    if not dash:
+        return level(text)
+    numbers = [int(part) for part in (low, high) if part.isascii() and part.isdigit()]
+    if len(numbers) != 2 or not numbers[0] <= numbers[1] <= MAX_LEVEL:
+        raise click.BadParameter(
+            f"{text!r} is neither auto, a number from 0 to {MAX_LEVEL}, nor two of them as 1-9"
+        )
+    return numbers[0], numbers[1]
+
+
 PATH = click.Path(path_type=Path)
 
 log_option = click.option(

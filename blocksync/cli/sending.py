@@ -13,7 +13,7 @@ from blocksync.cli.codes import asker, given_code
 from blocksync.cli.cutover import conclude, cutover_options, end_of, limit_options, tell_disks, transfer_options
 from blocksync.cli.display import showing
 from blocksync.cli.flattening import growth, plan_options, told
-from blocksync.cli.parameters import PATH, block_size, common, level, log_option, sized
+from blocksync.cli.parameters import PATH, block_size, common, levels, log_option, sized
 from blocksync.cli.session import Session
 from blocksync.errors import BootFailedError, GroupIncompleteError, IntegrityError, UsageError, from_os_error
 from blocksync.options import (
@@ -106,7 +106,12 @@ rescue_option = click.option(
     "--block-size", type=block_size, default="64K", show_default=True, metavar="SIZE", help="Of a new slot."
 )
 @click.option(
-    "--level", type=level, default="auto", show_default=True, metavar="LEVEL", help="auto, or 0 (off) to 19."
+    "--level",
+    type=levels,
+    default="auto",
+    show_default=True,
+    metavar="LEVEL",
+    help="auto, 0 (off) to 19, or two of these to choose between, as 1-9.",
 )
 @click.option(
     "--retry",
@@ -151,7 +156,7 @@ def send(
     connections: int,
     digest: str,
     block_size: int,
-    level: int | None,
+    level: int | tuple[int, int] | None,
     retry: float,
     replace: bool,
     rescue: bool,

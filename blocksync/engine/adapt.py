@@ -27,6 +27,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from blocksync.codec import MAX_LEVEL
+
 # From cheap to thorough. None is off.
 LADDER: tuple[int | None, ...] = (None, -5, -1, 1, 3, 5, 7, 9, 12, 15)
 # What each level costs and leaves, against level 1: zstd 1.5 on text and programs. Only the steps between levels count.
@@ -104,21 +106,20 @@ class LevelControl:
     """Thread-safe; shared by the connections of a session.
 
     Args:
-        fixed: a level from the user, 0 for never; None adapts.
+        wanted: a level from the user, 0 for never; the lowest and the highest to choose from; None adapts freely.
         threads: connections that work at once.
-        bounds: lowest and highest level to choose from; 0 for off.
         processors: of the machine; None to ask it.
     """
 
     def __init__(
         self,
-        fixed: int | None,
+        wanted: int | tuple[int, int] | None,
         threads: int,
-        bounds: tuple[int, int] = (0, 15),
         clocks: Clocks | None = None,
         processors: int | None = None,
     ) -> None:
-        self._fixed = fixed
+        bounds = wanted if isinstance(wanted, tuple) else (0, MAX_LEVEL)
+        self._fixed = wanted if isinstance(wanted, int) else None
         self._threads = threads
         self._clocks = clocks or Clocks()
         self._processors = processors or os.cpu_count() or 1
@@ -126,6 +127,7 @@ class LevelControl:
         self._computed = (0.0, 0.0)
         self._ladder = tuple(level for level in LADDER if bounds[0] <= _rank(level) <= bounds[1])
         if not self._ladder:
+            # Above the ladder's end, or between two of its rungs.
             self._ladder, self._fixed = (START_LEVEL,), bounds[0]
         self._lock = threading.Lock()
         start = START_LEVEL if START_LEVEL in self._ladder else self._ladder[-1]

@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from blocksync.cli import codes, receiving
 from blocksync.cli.display import LineDisplay, line_of
 from blocksync.cli.grid import draw
 from blocksync.cli.output import Output
+from blocksync.cli.parameters import levels
 from blocksync.cli.quantities import parse_size, show_rate, show_seconds, show_size
 from blocksync.cli.speed import WINDOW_SECONDS, Speed, ratio
 from blocksync.errors import TargetError, UsageError
@@ -322,3 +324,16 @@ def test_an_interrupt_waits_for_what_must_be_known() -> None:
     with Interrupts(Output()) as interrupts, pytest.raises(KeyboardInterrupt):
         work(interrupts)
     assert reached == ["the end of the block"]
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("auto", None), ("0", 0), ("19", 19), ("1-9", (1, 9)), ("0-3", (0, 3))]
+)
+def test_levels(text: str, meant: int | tuple[int, int] | None) -> None:
+    assert levels(text) == meant
+
+
+@pytest.mark.parametrize("text", ["", "20", "-1", "1-", "-9", "9-1", "1-20", "1-2-3", "one", "1 - 9"])
+def test_what_is_no_level(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        levels(text)

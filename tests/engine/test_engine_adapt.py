@@ -141,12 +141,12 @@ def test_what_does_not_shrink_is_not_packed_thoroughly() -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "low", "high"),
-    [((0, 7), None, 7), ((3, 7), 3, 7), ((1, 1), 1, 1), ((0, 0), None, None), ((16, 19), 16, 16)],
+    [((0, 7), None, 7), ((3, 7), 3, 7), ((1, 1), 1, 1), ((0, 0), None, None), ((16, 19), 16, 16), ((4, 4), 4, 4)],
 )
 def test_keeps_to_its_bounds(bounds: tuple[int, int], low: int | None, high: int | None) -> None:
     for link, end in ((math.inf, low), (0.1e6, high)):
         world = World(link=link)
-        control = LevelControl(None, 4, bounds, clocks=world.clocks(), processors=8)
+        control = LevelControl(bounds, 4, clocks=world.clocks(), processors=8)
         for _ in range(500 if link > 1e6 else 40):
             if control.level in COSTS or control.level is None:
                 world.step(control)
