@@ -111,6 +111,7 @@ NOTICES = (
     (re.compile(r"Dependency failed for ([^\n]{0,200})"), "something did not come up"),
     (re.compile(r"Failed to start ([^\n]{0,200})"), "a unit failed"),
 )
+_HANDED_OVER = re.compile(r"Booting from Hard Disk\.*\s*\Z")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][0-9A-B]|\r")
 
 
@@ -244,6 +245,10 @@ def _watch(
             return "ended", f"QEMU ended with {process.returncode}", None
         time.sleep(_POLL_SECONDS)
     lines = [line for line in plain(_tail(console)).splitlines() if line.strip()]
+    stuck = _HANDED_OVER.search(monitor.text_screen()) if not lines else None
+    if stuck is not None:
+        # A boot sector without a program in it: the firmware ran it and never came back.
+        return "no-loader", stuck[0].strip(), next(sign for sign in SIGNS if sign.verdict == "no-loader")
     return "silent", lines[-1].strip()[:200] if lines else "", None
 
 
@@ -348,9 +353,15 @@ def _words(
 @contextlib.contextmanager
 def _running(words: list[str], work: Path) -> Iterator[tuple[subprocess.Popen[bytes], _Monitor]]:
     said = work / "qemu.log"
+    # Where we are killed the guest must not go on: the thread that starts it also waits for it.
+    leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
     with said.open("wb") as errors:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+            [*leash, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
         )
     try:
         monitor = _Monitor(work / "qmp", process, said)
