@@ -22,12 +22,14 @@ from tests.vm.wire import flattened, receiving
 def change_marker(disk: Path, old: bytes, new: bytes) -> None:
     """Change a small file of the root volume where it lies on the disk, as production would through its filesystem."""
     content = disk.read_bytes()
-    at = content.find(old + b"\n" + bytes(64))
-    assert at >= 0
-    assert content.find(old + b"\n" + bytes(64), at + 1) < 0
+    wanted = old + b"\n" + bytes(64)
+    places = [at for at in range(0, len(content), 512) if content.startswith(wanted, at)]
+    # Blocks that were freed may hold it too: there it makes no difference.
+    assert places
     with disk.open("r+b") as file:
-        file.seek(at)
-        file.write(new)
+        for at in places:
+            file.seek(at)
+            file.write(new)
 
 
 def test_a_system_on_lvm_arrives_over_tls_is_sent_again_and_boots(tmp_path: Path) -> None:
@@ -55,8 +57,9 @@ def test_a_system_on_lvm_arrives_over_tls_is_sent_again_and_boots(tmp_path: Path
 def test_each_step_that_is_left_out_is_predicted(name: str, tmp_path: Path) -> None:
     need_root()
     disks = [str(disk) for disk in cached(RECIPES[name])]
-    target = str(tmp_path / "target.img")
     for step in ("fstab", "grub.cfg", "loader", "stale"):
+        # Anew each time: a loader that an earlier repair wrote lies in no partition, so no copy takes it back.
+        target = str(tmp_path / f"{step}.img")
         options = FlattenOptions(create=True, state_dir=tmp_path / "state", skip=(step,))
         api.flatten(disks, target, options)
         assert {each.rule for each in api.check_flattened(target)} == {step}
