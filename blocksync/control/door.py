@@ -46,6 +46,7 @@ class Door:
         self._make = make
         self._strangers: OrderedDict[_Guest, None] = OrderedDict()
         self._proven: Counter[bytes] = Counter()
+        self._open: set[_Guest] = set()
 
     async def run(self) -> None:
         """Let them in; ends when it is cancelled."""
@@ -74,7 +75,22 @@ class Door:
             return
         guest = _Guest(self, plain, address, self._make())
         self._strangers[guest] = None
+        self._open.add(guest)
         guest.begin(self._context)
+
+    async def emptied(self, seconds: float) -> None:
+        """End every connection, and wait until the loop has closed them, for so long at most.
+
+        A loop that is closed before its transports are complains, or cannot be closed at all.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self._open and loop.time() < deadline:
+            for guest in list(self._open):
+                guest.drop()
+            await asyncio.sleep(0.01)
+        # The last ones' callbacks are due in the loop's next turns.
+        await asyncio.sleep(0.01)
 
     def _make_room(self, address: str) -> None:
         same = [guest for guest in self._strangers if guest.address == address]
@@ -95,6 +111,10 @@ class Door:
         self._strangers.pop(guest, None)
         self._proven[fingerprint] += 1
         return True
+
+    def gone(self, guest: _Guest) -> None:
+        """Its connection is closed, or never came about."""
+        self._open.discard(guest)
 
     def forget(self, guest: _Guest, fingerprint: bytes | None) -> None:
         """A connection has ended."""
@@ -132,6 +152,7 @@ class _Guest(asyncio.Protocol):
             # The loop closes the socket of a handshake that failed, but not of one that was never begun.
             self._plain.close()
             self._end()
+            self._door.gone(self)
 
     def drop(self) -> None:
         """End the connection now."""
@@ -165,6 +186,7 @@ class _Guest(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
+        self._door.gone(self)
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

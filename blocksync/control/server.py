@@ -51,6 +51,7 @@ from blocksync.trust.tls import peer_fingerprint
 WORKERS = 16
 QUICK_WORKERS = 4
 BODY_SECONDS = 10.0
+CLOSING_SECONDS = 1.0
 IDLE_SECONDS = 60.0
 STREAM_PART_BYTES = 64 << 10
 
@@ -142,16 +143,18 @@ class ControlServer:
         await runner.setup()
         server = runner.server
         assert server is not None
-        door = asyncio.get_running_loop().create_task(Door(self._socket, self._context, server).run())
+        door = Door(self._socket, self._context, server)
+        admitting = asyncio.get_running_loop().create_task(door.run())
         watching = await self._serve_status()
         self._ready.set()
         await self._stopping.wait()
         if watching is not None:
             await watching.cleanup()
-        door.cancel()
+        admitting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await door
+            await admitting
         await runner.cleanup()
+        await door.emptied(CLOSING_SECONDS)
 
     async def _serve_status(self) -> web.AppRunner | None:
         if self._status_socket is None:

@@ -139,6 +139,7 @@ def running(*words: object, env: dict[str, str] | None = None) -> Iterator[Runni
 
 def _obey_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup had them ignore that one
 
 
 def fails(ended: Ended, code: int, *about: str) -> Said:
