@@ -184,21 +184,21 @@ def test_a_failed_sync_fails_the_session_for_good(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "runs", "pages"),
+    ("block", "runs", "pages", "told"),
     [
-        (BLOCKS - 1, ((0, ((0, 1),)), (1, ((0, 1),))), 2),
-        (0, ((0, ((0, 1),)),), 2),
-        (0, ((0, ((0, 2),)),), 1),
+        (BLOCKS - 1, ((0, ((0, 1),)), (1, ((0, 1),))), 2, "leaves the slot"),
+        (0, ((0, ((0, 1),)),), 2, "more pages"),
+        (0, ((0, ((0, 2),)),), 1, "fewer pages"),
     ],
     ids=["leaves the slot", "more than its table", "less than its table"],
 )
 def test_patches_that_do_not_fit_write_nothing(
-    bench: Bench, block: int, runs: tuple[tuple[int, tuple[tuple[int, int], ...]], ...], pages: int
+    bench: Bench, block: int, runs: tuple[tuple[int, tuple[tuple[int, int], ...]], ...], pages: int, told: str
 ) -> None:
     bench.data(0, 1, BLOCKS)
     bench.landing.checkpoint()
     patches = [BlockPatch(index, table) for index, table in runs]
     body = memoryview(b"\7" * (pages * PAGE_BYTES))
-    with pytest.raises(ProtocolError):
+    with pytest.raises(ProtocolError, match=told):
         bench.landing.patch(block * BLOCK, patches, body, bytes(DIGEST_BYTES))
     assert bench.target.writes == [0]

@@ -30,7 +30,10 @@ class Bench:
     def __init__(self, folder: OsFolder) -> None:
         self.links: list[Link] = []
         self.slot = Slot("web", MemoryTarget(SIZE), folder)
-        self.receiver = Receiver({"web": self.slot}, lambda _peer, _slot: True, lambda _progress: None)
+        self.denied: set[tuple[Peer, str]] = set()
+        self.receiver = Receiver(
+            {"web": self.slot}, lambda peer, slot: (peer, slot) not in self.denied, lambda _progress: None
+        )
 
     def port(self, peer: Peer = HERE) -> PeerPort:
         return PeerPort(self.receiver, peer)
@@ -69,6 +72,12 @@ class Bench:
         self.slot.session.last_seen -= seconds
 
 
+def whole(piece: int, slot: str = "web") -> VerifyRequest:
+    return VerifyRequest(
+        version=CONTROL_VERSION, slot=slot, size=SIZE, offset=0, length=SIZE, piece_bytes=piece, key=bytes(32)
+    )
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(OsFolder(tmp_path / "slot"))
@@ -86,6 +95,36 @@ def test_a_session_is_its_peers_alone(bench: Bench) -> None:
     with pytest.raises(NetworkError):
         bench.receiver.authorise(hello, THERE.fingerprint)
     assert bench.port().heartbeat(answer.session).epoch == answer.epoch
+
+
+def test_a_slot_without_a_grant_is_neither_opened_nor_verified_nor_told(bench: Bench) -> None:
+    bench.denied = {(THERE, "web")}
+    for name in ("web", ""):
+        with pytest.raises(TrustError, match="no grant"):
+            bench.open(THERE, slot=name)
+        with pytest.raises(TrustError, match="no grant"):
+            bench.port(THERE).verify(whole(4096, slot=name))
+    assert bench.receiver.allowed_slots(THERE) == []
+    assert bench.slot.session is None
+    assert bench.open(HERE).slot == "web"
+
+
+def test_a_grant_that_is_withdrawn_ends_what_its_session_may_do(bench: Bench) -> None:
+    """The peer may keep its place at the door: it can have grants for other slots."""
+    answer = bench.open()
+    bench.denied = {(HERE, "web")}
+    hello = Hello(session=answer.session, token=answer.token, ordinal=0)
+    for call in (
+        lambda: bench.port().heartbeat(answer.session),
+        lambda: bench.port().segment_digests(answer.session),
+        lambda: bench.port().segment(answer.session, 0),
+        lambda: bench.port().commit(answer.session, CommitRequest(root=answer.root)),
+        lambda: bench.receiver.authorise(hello, HERE.fingerprint),
+    ):
+        with pytest.raises(TrustError, match="withdrawn"):
+            call()
+    assert bench.slot.store is not None
+    assert bench.slot.store.generation == 0
 
 
 def test_the_token_is_the_sessions(bench: Bench) -> None:
@@ -168,11 +207,8 @@ def test_there_are_no_segments_but_the_disks(bench: Bench, index: int) -> None:
 
 @pytest.mark.parametrize("piece", [0, 512, 4096 + 512, 2048, 128 << 20])
 def test_verify_is_in_pieces_within_bounds(bench: Bench, piece: int) -> None:
-    wanted = VerifyRequest(
-        version=CONTROL_VERSION, slot="web", size=SIZE, offset=0, length=SIZE, piece_bytes=piece, key=bytes(32)
-    )
     with pytest.raises(ProtocolError):
-        bench.port().verify(wanted)
+        bench.port().verify(whole(piece))
 
 
 @pytest.mark.parametrize("more", [512, 4096])

@@ -24,14 +24,19 @@ class Other(ControlPort):
     Args:
         disk: of its.
         short: digests it leaves out at the end.
+        spoiled: which byte of each digest it gets wrong, if any.
     """
 
-    def __init__(self, disk: MemorySource, short: int = 0) -> None:
+    def __init__(self, disk: MemorySource, short: int = 0, spoiled: int | None = None) -> None:
         self._disk = disk
         self._short = short
+        self._spoiled = spoiled
 
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
         digests = list(piece_digests(self._disk, request.offset, request.length, request.piece_bytes, request.key))
+        if self._spoiled is not None:
+            at = self._spoiled
+            digests = [digest[:at] + bytes([digest[at] ^ 1]) + digest[at + 1 :] for digest in digests]
         return VerifyAnswer(slot="web", size=SIZE), iter(digests[: len(digests) - self._short])
 
     open = segment_digests = segment = heartbeat = commit = end = None  # type: ignore[assignment]
@@ -73,6 +78,12 @@ def test_many_differences_far_apart_are_all_counted() -> None:
     assert not said.identical
     assert [offset for offset, _ in said.differing] == list(range(0, 6 << 20, 1 << 20))
     assert said.differing_bytes == 6 * PAGE
+
+
+@pytest.mark.parametrize("at", [0, 1, 15, 16, 31])
+def test_all_bytes_of_a_digest_count(at: int) -> None:
+    said = Verifier(disk(), Other(disk(), spoiled=at), "web", None, Cancel()).run()
+    assert (said.identical, said.differing_bytes) == (False, SIZE)
 
 
 def test_digests_that_end_early_are_no_verdict() -> None:

@@ -15,6 +15,7 @@ from manifest_claims import KEY, KIND, claimed, random_claims
 from blocksync.errors import StateError
 from blocksync.geometry import Geometry
 from blocksync.manifest import working
+from blocksync.manifest.journal import JOURNAL_FILE
 from blocksync.manifest.store import SlotStore
 from blocksync.manifest.working import BlockMap
 
@@ -63,6 +64,21 @@ def test_a_store_whose_map_fell_behind_its_journal_is_not_used_any_more(
     again = SlotStore.open(folder)
     assert claimed(again) == {}
     again.close()
+
+
+def test_a_store_whose_journal_could_not_be_synced_is_not_used_any_more(folder: FaultyFolder) -> None:
+    """A sync that succeeds after one that failed says nothing of what the failed one lost (rule 3)."""
+    store = SlotStore.create(folder, GEOMETRY, KIND, source_identity="disk", key=KEY)
+    store.claim(0, *random_claims(GEOMETRY, 1, 7))
+    folder.failing = {("sync", JOURNAL_FILE)}
+    with pytest.raises(StateError, match="simulated"):
+        store.sync()
+    folder.failing = set()
+    assert not store.usable
+    for call in (store.sync, lambda: store.claim_zero(1, 1), lambda: store.commit(store.map.root(), "")):
+        with pytest.raises(StateError, match="cannot be used any more"):
+            call()
+    store.close()
 
 
 def test_a_scratch_file_that_cannot_be_removed_does_not_spoil_a_commit(

@@ -22,7 +22,7 @@ ENGINE = [
         file=_RECEIVER,
         old="            if not self._allowed(session.peer, self._granted_as(slot)):",
         new="            if False:",
-        gate=f"{_PORT_TESTS}::test_a_revoked_sender_is_refused_in_the_middle_of_its_session",
+        gate="engine/test_engine_sessions.py",
     ),
     Bug(
         name="a session may be used by another peer",
@@ -213,14 +213,14 @@ ENGINE = [
         file="engine/delta.py",
         old="        if known[index] and flag & SAME_FLAG:",
         new="        if flag & SAME_FLAG:",
-        gate="engine/test_engine_scanning.py",
+        gate="engine/test_engine_delta.py",
     ),
     Bug(
         name="pages of an unknown block are patched",
         file="engine/delta.py",
         old="        if known[index] and per_block:",
         new="        if per_block:",
-        gate="runs",
+        gate="engine/test_engine_delta.py",
     ),
     Bug(
         name="unknown holes are not told",
