@@ -131,6 +131,7 @@ GOOD = Frame(kind=FrameKind.DATA, epoch=7, sequence=1, plain_length=BLOCK, paylo
         {"kind": FrameKind.ZERO, "payload_length": 0, "plain_length": 11 * BLOCK},
         {"kind": FrameKind.PATCH, "offset": 100},
         {"kind": FrameKind.PATCH, "offset": 1 << 40},
+        {"kind": FrameKind.PATCH, "codec": Codec.ZSTD, "plain_length": (1 << 20) + 1, "payload_length": 100},
         {"kind": FrameKind.END},
         {"kind": FrameKind.END, "payload_length": 0},
     ],
@@ -159,6 +160,14 @@ def test_patches_need_blocks_that_have_pages() -> None:
     core, _ = opened(small)
     with pytest.raises(ProtocolError, match="pages"):
         hear(core, dataclasses.replace(GOOD, kind=FrameKind.PATCH).encode())
+
+
+def test_a_patch_at_the_end_of_the_disk_is_refused() -> None:
+    whole = Binding(epoch=7, geometry=Geometry(10 * BLOCK), limits=Limits(connections=1, frame_bytes=1 << 20))
+    for offset, refused in ((9 * BLOCK, False), (10 * BLOCK, True)):
+        core, _ = opened(whole)
+        with pytest.raises(ProtocolError, match="PATCH") if refused else contextlib.nullcontext():
+            hear(core, dataclasses.replace(GOOD, kind=FrameKind.PATCH, offset=offset).encode())
 
 
 def test_a_refusal_crosses_the_wire_with_its_class(binding: Binding) -> None:

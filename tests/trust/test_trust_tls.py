@@ -80,6 +80,21 @@ def test_the_wrong_receiver_gets_not_one_byte(make: Make, serve: Serve) -> None:
     assert not server.received
 
 
+@pytest.mark.parametrize(("at", "length"), [(0, 32), (1, 32), (15, 32), (16, 32), (31, 32), (1, 16), (15, 16)])
+def test_every_byte_of_a_pin_counts(make: Make, serve: Serve, at: int, length: int) -> None:
+    receiver, sender = make("receiver"), make("sender")
+    server = serve(server_context(receiver, [sender.certificate]))
+    pin = bytearray(receiver.fingerprint[:length])
+    pin[at] ^= 1
+    assert type(refusal(client_context(sender, pin=bytes(pin)), server.address)) is TrustError
+    with (
+        socket.create_connection(server.address) as plain,
+        client_context(None).wrap_socket(plain) as connection,
+        pytest.raises(TrustError, match="not the expected one"),
+    ):
+        check_pin(connection, bytes(pin))
+
+
 @pytest.mark.parametrize("size", [0, 15, 33])
 def test_a_pin_of_the_wrong_size_is_a_bug_of_the_caller(size: int) -> None:
     with pytest.raises(ValueError, match="16 to 32"):
