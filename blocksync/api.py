@@ -135,6 +135,8 @@ class PeerInfo:
     """A sender that may use some slots.
 
     Args:
+        name: that it gave itself when it paired.
+        slots: that it may use.
         fingerprint: hex SHA-256 of its certificate.
         since: seconds since 1970, by the receiver's clock.
     """
@@ -147,7 +149,21 @@ class PeerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestInfo:
-    """A slot's durable state; sizes in bytes, root and identities as text."""
+    """A slot's durable state.
+
+    Args:
+        slot: its name.
+        size: of the disk, bytes.
+        block_bytes: unit of identity.
+        digest: ``xxh3`` or ``blake3``.
+        generation: committed passes.
+        pass_open: whether there are claims beyond the last commit.
+        known_bytes: of blocks that are claimed.
+        epoch: of the last session.
+        manifest_bytes: that the manifest takes on disk.
+        source_identity: of the disk that was sent.
+        root: hex, of the digest tree.
+    """
 
     slot: str
     size: int

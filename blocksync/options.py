@@ -143,6 +143,8 @@ class ReceiveOptions:
         control_port, data_port: 0 picks a free one.
         code_file: where the pairing code is also written (0600).
         once: stop after one committed pass of each target.
+        state_dir: folder of identity, grants, manifests and journals; None for the system's.
+        progress: called from threads of ours with what happens.
         user: become this user once targets and ports are open; the state folder is given to it. Only as root.
         status_listen: loopback ``ADDRESS:PORT`` of the status page, health and metrics in the clear; empty for none.
         on_listening: called with a :class:`Listening` once both ports answer.
@@ -167,7 +169,15 @@ class ReceiveOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
-    """Where a receiver listens and the pairing code that lets one sender in."""
+    """Where a receiver listens and the pairing code that lets one sender in.
+
+    Args:
+        control_port, data_port: as bound, also where 0 was asked for.
+        code: works once, for fifteen minutes.
+        fingerprint: hex SHA-256 of the receiver's certificate.
+        slots: that it offers.
+        status_port: of the status page on loopback; 0 for none.
+    """
 
     control_port: int
     data_port: int
@@ -179,7 +189,13 @@ class Listening:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyOptions:
-    """Both ends in one process. The fields mean what they mean in the other options."""
+    """Both ends in one process.
+
+    Args:
+        create: make a new image file of the source's size.
+        overwrite: consent to a target that is not empty.
+        state_dir, digest, block_bytes, replace, rescue, all_blocks, exclude, progress: as of :class:`SendOptions`.
+    """
 
     create: bool = False
     overwrite: bool = False
@@ -195,6 +211,14 @@ class CopyOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
+    """What to compare.
+
+    Args:
+        to, slot, code, ask_code, state_dir, progress: as of :class:`SendOptions`.
+        all_blocks: compare every block, also those that no file uses.
+        exclude: patterns of files whose content is not compared.
+    """
+
     to: str
     slot: str = ""
     code: str | None = None
@@ -210,6 +234,10 @@ class SendResult:
     """A committed pass: *transferred*, which is less than *identical* (that is what verify says).
 
     Args:
+        slot: its name.
+        generation: number of the manifest that was committed.
+        level: of compression at the end; None for none.
+        bottleneck: ``read``, ``processor``, ``link`` or empty.
         kind: ``full`` or ``incremental``.
         size: of the disk; read, changed (plain bytes sent), wire (bytes on the data connections): bytes.
         zero: bytes that were sent as ranges of zeros.
@@ -320,7 +348,14 @@ class TransferOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskOutcome:
-    """What became of one disk of a transfer: a result, or the code and message of its error."""
+    """What became of one disk of a transfer: a result, or the code and message of its error.
+
+    Args:
+        source: as it was named.
+        slot: the receiver's name for its target.
+        result: of its committed pass; None where it failed.
+        code, error: of what it failed of; empty where it did not.
+    """
 
     source: str
     slot: str
@@ -331,7 +366,12 @@ class DiskOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupResult:
-    """A committed pass of every disk of a transfer, in the order they were given."""
+    """A committed pass of every disk of a transfer.
+
+    Args:
+        disks: in the order they were given.
+        seconds: from the first disk's beginning to the last one's end.
+    """
 
     disks: tuple[DiskOutcome, ...]
     seconds: float
@@ -342,6 +382,9 @@ class VerifyResult:
     """``identical`` only when both sides read everything and no range differs.
 
     Args:
+        slot: its name.
+        size: of the source, bytes.
+        seconds: that it took.
         differing: ``(offset, length)`` in bytes, at most ``MAX_DIFFERING_RANGES`` of them.
         differing_bytes: in all, also where the list was cut.
         unused: bytes that no file uses and that were not compared; 0 where every byte was.

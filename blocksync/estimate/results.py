@@ -17,6 +17,7 @@ class EstimateOptions:
         watch: seconds to watch the source change; 0 predicts no following passes.
         pause: seconds that the last pass may take with the source quiet.
         seed: of the places that are sampled; None for fresh ones.
+        slot, code, ask_code, state_dir, connections, level, bwlimit, progress: as there.
     """
 
     to: str = ""
@@ -145,7 +146,11 @@ class EstimateResult:
     """An estimate.
 
     Args:
+        source: its name.
+        figures: what the samples of it say.
+        changes: how fast it changes, and the passes that follow from that; None where it was not watched.
         slot, to: where the transfer would go; empty without a probe.
+        link: what the probe says; None without one.
         generation: committed passes that the slot holds already: the next pass would be incremental.
         seconds: of the first pass as ``send`` counts them: preparation, transfer and commit.
         preparation, transfer, commit: its parts.

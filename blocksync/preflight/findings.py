@@ -52,6 +52,7 @@ class Finding:
     """Something that was found.
 
     Args:
+        code: of the catalogue, ``BS2000`` to ``BS2999``; it never changes its meaning.
         severity: ``error``, ``warning`` or ``note``.
         what: is the case, in one line.
         remedy: in one line; may be empty for a note.

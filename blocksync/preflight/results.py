@@ -19,6 +19,8 @@ class CheckOptions:
         slot: at the receiver.
         targets: paths that would be offered.
         system: look at this machine's own system where no source is named.
+        state_dir: folder of identity and pins; None for the system's.
+        progress: called with what is being looked at, in a few words.
     """
 
     sources: tuple[str, ...] = ()
@@ -32,7 +34,11 @@ class CheckOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """What was found; ``exit_code`` is that of the first error, 0 without one."""
+    """What was found; ``exit_code`` is that of the first error, 0 without one.
+
+    Args:
+        findings: in the order in which they were made.
+    """
 
     findings: tuple[Finding, ...]
 

@@ -17,8 +17,19 @@ class TransferStatus:
     """A transfer as it is now. Times in seconds, those named as moments since 1970; amounts in bytes.
 
     Args:
+        id: 16 hex digits.
+        to: the receiver.
         state: one of :class:`~blocksync.transfers.states.TransferState`; ``stopped`` also for one whose process
             was killed.
+        disks: source, slot and generation of each.
+        created, touched, expires: moments: made, last worked on, given up if nobody works on it until then.
+        until: the moment of the next pass while it waits; 0 otherwise.
+        mode: what it was begun for: one pass, following, converging, final.
+        pass_count: committed passes.
+        passes: the last of them, with bytes and seconds.
+        fault: code, message and remedy of what it failed of; None where it did not.
+        receipt: path of the signed receipt; empty before the final pass.
+        limits: in force; None while no process works on it.
         running: whether a process works on it.
         lag: age of the target's content: since the beginning of the last committed pass of the disk that is furthest
             behind; None before every disk has one.
@@ -53,7 +64,11 @@ class TransferResult:
     """How a transfer's run ended; see :class:`TransferStatus` for the figures.
 
     Args:
+        transfer: its id.
+        state: as of :class:`TransferStatus`.
         passes: committed in this run.
+        seconds: that the run took.
+        predicted_pause: seconds that a final pass would take now; None before it can be told.
         disks: of the last pass.
         verified: by slot, whether both sides were identical; empty where nothing was verified.
         consistency: of the last pass, the weakest of all disks: ``live``, ``crash`` or ``application``.
