@@ -181,7 +181,8 @@ def test_damaged_state_is_told_and_rebuilt_from_the_target(tmp_path: Path) -> No
     assert sha256(tmp_path / "target.img") == sha256(disk)
 
 
-def test_the_example_agent_migrates_a_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("agent", "more"), [("agent.py", []), ("sync_agent.py", ["receipt.json"])])
+def test_the_example_agents_migrate_a_disk(tmp_path: Path, agent: str, more: list[str]) -> None:
     disk = sample_disk(tmp_path / "disk.img", SIZE, seed=17)
     heard: list[Listening] = []
     ready, cancel = threading.Event(), Cancel()
@@ -208,9 +209,10 @@ def test_the_example_agent_migrates_a_disk(tmp_path: Path) -> None:
     receiver.start()
     try:
         assert ready.wait(60)
-        agent = Path(__file__).parents[2] / "examples" / "agent.py"
+        program = Path(__file__).parents[2] / "examples" / agent
+        words = [disk, f"127.0.0.1:{heard[0].control_port}", tmp_path / "code", *(tmp_path / name for name in more)]
         done = subprocess.run(
-            [sys.executable, str(agent), str(disk), f"127.0.0.1:{heard[0].control_port}", str(tmp_path / "code")],
+            [sys.executable, str(program), *map(str, words)],
             env={"BLOCKSYNC_STATE_DIR": str(tmp_path / "sender"), "PATH": "/usr/bin:/bin"},
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
@@ -218,5 +220,6 @@ def test_the_example_agent_migrates_a_disk(tmp_path: Path) -> None:
         cancel.set()
         receiver.join()
     assert done.returncode == 0, done.stderr
-    assert "generation 2" in done.stdout
+    assert "generation 2" in done.stdout or "finished" in done.stdout
     assert sha256(tmp_path / "target.img") == sha256(disk)
+    assert all(api.verify_receipt(tmp_path / name).receiver_fingerprint for name in more)
