@@ -10,7 +10,7 @@ import pytest
 
 from blocksync.engine import landing as landing_module
 from blocksync.engine.landing import Landing
-from blocksync.errors import BlocksyncError, IncompleteError, ProtocolError, TargetSyncError
+from blocksync.errors import BlocksyncError, IncompleteError, ProtocolError, StateError, TargetSyncError
 from blocksync.geometry import DIGEST_BYTES, PAGE_BYTES, PAGE_DIGEST_BYTES, Geometry
 from blocksync.kernels import DigestKind, fold, scan
 from blocksync.manifest.folder import OsFolder
@@ -99,6 +99,34 @@ def test_bytes_are_durable_when_their_claims_are(bench: Bench) -> None:
     assert bench.landing.durable_bytes == 0
     bench.landing.checkpoint()
     assert bench.landing.durable_bytes == BLOCK
+
+
+def test_bytes_whose_claims_could_not_be_synced_are_not_acknowledged(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing() -> None:
+        raise StateError("simulated: a sync failed")
+
+    monkeypatch.setattr(bench.store, "sync", failing)
+    bench.data(0, 1)
+    with pytest.raises(StateError, match="simulated"):
+        bench.landing.checkpoint()
+    assert bench.landing.durable_bytes == 0
+
+
+def test_a_window_settles_when_its_last_writer_is_done(bench: Bench) -> None:
+    bench.target.at_write = threading.Event()
+    writing = bench.beside(bench.data, 0, 1)
+    assert bench.target.waiting.wait(20)
+    settling = bench.beside(bench.landing.checkpoint)
+    settling.join(0.2)
+    assert settling.is_alive(), "the target is synced before the window's last write"
+    bench.target.at_write.set()
+    writing.join(20)
+    settling.join(20)
+    assert bench.errors == []
+    assert bench.landing.durable_bytes == BLOCK
+    assert bytes(bench.store.map.view(0, 1)[0]) == b"\1"
 
 
 def test_a_window_is_full_by_its_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ DURABILITY = [
         file=_LANDING,
         old="                self._store.claim_zero(claim.first, claim.count)\n        self._store.sync()",
         new="                self._store.claim_zero(claim.first, claim.count)",
-        gate="runs",
+        gate="engine/test_engine_landing.py",
     ),
     Bug(
         name="the intent's sync left out",
@@ -102,7 +102,7 @@ DURABILITY = [
         file=_LANDING,
         old="                while window.writers:\n                    self._state.wait()\n",
         new="",
-        gate="runs",
+        gate="engine/test_engine_landing.py",
     ),
     Bug(
         name="a session ends while its frames still write",
