@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -153,6 +154,19 @@ def test_aligned_extents_cover_and_never_call_data_a_hole(extents: list[Extent],
         at = extent.end
     assert at == SIZE
     assert zeros_of(aligned) <= zeros_of(extents)
+    assert unused_of(aligned) <= unused_of(extents)
+
+
+@pytest.mark.parametrize("around", [ExtentKind.HOLE, ExtentKind.DATA])
+def test_a_block_is_unused_only_where_all_of_it_is(around: ExtentKind) -> None:
+    size = 4 * BLOCK
+    unused = Extent(BLOCK - SECTOR, 2 * BLOCK + 2 * SECTOR, ExtentKind.UNUSED)
+    behind = Extent(unused.end, size - unused.end, around)
+    assert list(align([Extent(0, unused.offset, around), unused, behind], BLOCK, size)) == [
+        Extent(0, BLOCK, ExtentKind.DATA),
+        Extent(BLOCK, 2 * BLOCK, ExtentKind.UNUSED),
+        Extent(3 * BLOCK, BLOCK, ExtentKind.DATA),
+    ]
 
 
 class Vague(MemorySource):

@@ -230,11 +230,18 @@ ENGINE = [
         gate="runs",
     ),
     Bug(
-        name="a hole that shares a block with data",
+        name="a block whose end is unused counts as unused",
         file="extents.py",
         old="    yield first, start, ExtentKind.DATA\n",
         new="    yield first, start, extent.kind\n",
-        gate="engine/test_engine_plan.py::test_aligned_extents_cover_and_never_call_data_a_hole",
+        gate="engine/test_engine_plan.py::test_a_block_is_unused_only_where_all_of_it_is",
+    ),
+    Bug(
+        name="a block whose beginning is unused counts as unused",
+        file="extents.py",
+        old="    yield end, stop, ExtentKind.DATA\n",
+        new="    yield end, stop, extent.kind\n",
+        gate="engine/test_engine_plan.py::test_a_block_is_unused_only_where_all_of_it_is",
     ),
     Bug(
         name="what a source does not vouch for is not read",
