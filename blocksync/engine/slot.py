@@ -159,6 +159,8 @@ class Slot:
             and session.peer.fingerprint == peer.fingerprint
             and session.run != run
             and not session.abandoned()
+            # One that is just ending holds the lock until it has ended: whoever opens waits for that.
+            and not session.ended.is_set()
             and time.monotonic() < deadline
         ):
             session.ended.wait(0.1)

@@ -171,6 +171,17 @@ def test_another_run_of_the_same_machine_waits_for_a_sender_that_is_alive(bench:
     link.close()
 
 
+def test_a_session_that_is_ending_is_not_asked_again_and_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.open()
+    session = bench.slot.session
+    assert session is not None
+    session.ended.set()
+    monkeypatch.setattr(session.ended, "wait", lambda _seconds: pytest.fail("it has ended already"))
+    bench.slot.await_abandoned(HERE, b"2" * 16)
+
+
 def test_a_data_connection_that_comes_late_is_not_served(bench: Bench) -> None:
     answer = bench.open()
     handler = bench.receiver.authorise(
