@@ -7,8 +7,7 @@ import re
 
 from blocksync.errors import SnapshotError, from_os_error
 from blocksync.platforms import devicemapper
-from blocksync.platforms.tools import run_tool
-from blocksync.snapshots.lvm import KEPT_TAG, NAME_PREFIX, Taken, remove, remove_thin, thin_device
+from blocksync.snapshots.lvm import KEPT_TAG, NAME_PREFIX, Taken, remove, remove_thin
 from blocksync.snapshots.records import Records
 from blocksync.snapshots.volumes import TAG_PREFIX, Volume, installed, list_volumes
 
@@ -78,11 +77,8 @@ def _clean_volume(volume: Volume, alive: set[str], failures: list[SnapshotError]
             continue
         try:
             if thin:
-                number = int(thin[2])
-                # A kept one has changed its tag and not its device.
-                for device in _devices_of(transfer, number):
-                    remove_thin(volume.group, volume.name, number, device)
-                done.append(f"removed the snapshot {number} of the pool {volume.text}")
+                remove_thin(volume.group, volume.name, int(thin[2]))
+                done.append(f"removed the snapshot {thin[2]} of the pool {volume.text}")
             elif _made_by_us(volume) and (KEPT_TAG not in ours or kept):
                 remove(Taken(origin=volume, name=volume.name, device=volume.device))
                 done.append(f"removed the snapshot {volume.text}")
@@ -100,14 +96,6 @@ def _made_by_us(volume: Volume) -> bool:
 def _says_kept(transfer: str) -> bool:
     """The place of the transfer's name in a tag is taken by this word; names are hexadecimal, so none is like it."""
     return transfer == KEPT or transfer.startswith(f"{KEPT}-")
-
-
-def _devices_of(transfer: str, number: int) -> list[str]:
-    """Names of the devices that a thin number may be mapped under."""
-    said = run_tool(["dmsetup", "ls"], SnapshotError, "cannot list devices", check=False)
-    names = [line.split()[0] for line in said.output.splitlines() if line.split()]
-    found = [name for name in names if name.startswith("blocksync-") and name.endswith(f"-{number}")]
-    return found or [thin_device(transfer, number)]
 
 
 def kept_snapshots() -> list[str]:

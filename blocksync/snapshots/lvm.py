@@ -37,6 +37,7 @@ STILL_SECONDS = 30.0
 # LVM counts its thin numbers from 1; these are of the upper end of the 24 bits.
 FIRST_THIN_ID = 16_000_000
 MOST_THIN_IDS = 700_000
+_THIN_DEVICE = "blocksync-"
 _REMOVE_TRIES = 5
 _SECTOR_BYTES = 512
 _SYSTEM_PATHS = ("/", "/usr", "/usr/sbin", "/etc", "/run", "/var", "/tmp", "/dev")  # noqa: S108 - looked at only
@@ -238,7 +239,7 @@ def thin_tag(transfer: str, number: int) -> str:
 
 
 def thin_device(transfer: str, number: int) -> str:
-    return f"blocksync-{transfer}-{number}"
+    return f"{_THIN_DEVICE}{transfer}-{number}"
 
 
 def message(origin: Volume, text: str, doing: str) -> None:
@@ -258,7 +259,7 @@ def remove(taken: Taken) -> None:
     """
     doing = f"cannot remove the snapshot of {taken.origin.text}"
     if taken.thin_id >= 0:
-        remove_thin(taken.origin.group, taken.origin.pool, taken.thin_id, taken.device)
+        remove_thin(taken.origin.group, taken.origin.pool, taken.thin_id)
         return
     name = f"{taken.origin.group}/{taken.name}"
     words = ["lvremove", "-q", "-f", "-A", "n", name]
@@ -270,21 +271,22 @@ def remove(taken: Taken) -> None:
     raise SnapshotError(f"{doing}: {said.words}", remedy=f"blocksync check --clean, or lvremove {name}")
 
 
-def remove_thin(group: str, pool: str, number: int, device: str) -> None:
+def remove_thin(group: str, pool: str, number: int) -> None:
     """Remove a snapshot that LVM does not know: its device, its number in the pool, the pool's tag.
 
     Raises:
         SnapshotError: it is still there; its tag then stays too.
     """
     doing = f"cannot remove the snapshot {number} of the pool {group}/{pool}"
-    for attempt in range(_REMOVE_TRIES):
-        said = run_tool(["dmsetup", "remove", device], SnapshotError, doing, check=False)
-        if not said.code or "No such device" in said.words:
-            break
-        time.sleep(0.2 * attempt)
-    else:
-        raise SnapshotError(f"{doing}: {said.words}", remedy="blocksync check --clean")
     pool_device = f"{device_name(group, pool)}-tpool"
+    for device in _mapped(pool_device, number, doing):
+        for attempt in range(_REMOVE_TRIES):
+            said = run_tool(["dmsetup", "remove", device], SnapshotError, doing, check=False)
+            if not said.code or "No such device" in said.words:
+                break
+            time.sleep(0.2 * attempt)
+        else:
+            raise SnapshotError(f"{doing}: {said.words}", remedy="blocksync check --clean")
     said = run_tool(["dmsetup", "message", pool_device, "0", f"delete {number}"], SnapshotError, doing, check=False)
     if said.code and "No data available" not in said.words:
         raise SnapshotError(f"{doing}: {said.words}", remedy="activate the pool, then blocksync check --clean")
@@ -292,3 +294,16 @@ def remove_thin(group: str, pool: str, number: int, device: str) -> None:
         for tag in volume.tags:
             if tag.startswith(TAG_PREFIX) and tag.endswith(f".thin.{number}"):
                 run_tool(["lvchange", "-q", "--deltag", tag, volume.text], SnapshotError, doing)
+
+
+def _mapped(pool_device: str, number: int, doing: str) -> list[str]:
+    """Our devices over a number of a pool, whatever transfer took it: one that is kept still has that one's name."""
+    words = ["dmsetup", "info", "-c", "--noheadings", "-o", "major,minor", pool_device]
+    pool = run_tool(words, SnapshotError, doing, check=False)
+    if pool.code:
+        return []
+    said = run_tool(["dmsetup", "table", "--target", "thin"], SnapshotError, doing)
+    wanted = ["thin", pool.output.strip(), str(number)]
+    # NAME: 0 SECTORS thin POOL NUMBER
+    lines = [line.split() for line in said.output.splitlines()]
+    return [line[0].removesuffix(":") for line in lines if line[3:6] == wanted and line[0].startswith(_THIN_DEVICE)]

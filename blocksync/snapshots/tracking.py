@@ -16,7 +16,7 @@ from blocksync.changes.thin import changed_blocks
 from blocksync.errors import ChangesUnknownError, SnapshotError
 from blocksync.extents import Extent
 from blocksync.platforms.tools import run_tool
-from blocksync.snapshots.lvm import KEPT_TAG, Taken, Taker, remove, remove_thin, thin_device, thin_tag
+from blocksync.snapshots.lvm import KEPT_TAG, Taken, Taker, remove, remove_thin, thin_tag
 from blocksync.snapshots.source import is_broken
 from blocksync.snapshots.volumes import TAG_PREFIX, Volume, list_volumes
 
@@ -62,7 +62,7 @@ class KeptTracker(Tracker):
                 for tag in sorted(pool.tags):
                     number = tag.removeprefix(mark)
                     if tag.startswith(mark) and number.isdigit() and int(number) != self._taken.thin_id:
-                        remove_thin(pool.group, pool.name, int(number), thin_device(KEPT, int(number)))
+                        remove_thin(pool.group, pool.name, int(number))
 
     # -- classic ----------------------------------------------------------------------------------------------
 
