@@ -2,6 +2,9 @@
 
 An era is begun before a pass reads anything; what is written while it reads belongs to that era, and is therefore
 named again by the next pass.
+
+Its metadata has no identity, and metadata made anew counts from 1 again: after two passes an old number looks like
+one of its own. So a number is believed within one activation of the device, which the caller puts into the identity.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ class EraTracker(Tracker):
         metadata: path of its metadata's device.
         granularity: bytes of its blocks.
         size: bytes.
-        identity: its uuid, or its table where it has none.
+        identity: of the device, its activation and its table.
 
     Raises:
         ChangesUnknownError: no new era can be begun.
@@ -47,7 +50,9 @@ class EraTracker(Tracker):
 
     def changed(self, token: Token) -> Iterator[Extent]:
         if token.get("identity") != self._identity:
-            raise ChangesUnknownError(f"{self._device} is not the device that was tracked then")
+            raise ChangesUnknownError(
+                f"{self._device} was activated anew since the last pass, or is another device"
+            )
         since = token.get("era", "")
         if not (since.isascii() and since.isdigit()) or int(since) > self._era:
             raise ChangesUnknownError(f"{self._device} counts its eras anew")
@@ -81,7 +86,7 @@ def era_tracker(device: str, identity: str) -> EraTracker | None:
 
     Args:
         device: device-mapper's name.
-        identity: of the device, as far as the system tells.
+        identity: of the device and of this activation of it.
     """
     if find_tool("era_invalidate") is None:
         return None
@@ -93,7 +98,11 @@ def era_tracker(device: str, identity: str) -> EraTracker | None:
     major, _, minor = fields[3].partition(":")
     metadata = f"/dev/block/{major}:{minor}" if minor else fields[3]
     return EraTracker(
-        device, metadata, int(fields[5]) * _SECTOR_BYTES, int(fields[1]) * _SECTOR_BYTES, f"{identity}:{fields[4]}"
+        device,
+        metadata,
+        int(fields[5]) * _SECTOR_BYTES,
+        int(fields[1]) * _SECTOR_BYTES,
+        f"{identity}:{fields[3]}:{fields[4]}",
     )
 
 

@@ -1,6 +1,7 @@
 """The little XML that thin_delta and era_invalidate print: flat elements with whole numbers, read a line at a time.
 
-A parser of general XML is not needed and would bring its hazards; what does not look as expected is refused.
+era_invalidate puts spaces in ``end = "6"``. A parser of general XML is not needed and would bring its hazards; what
+does not look as expected is refused.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Iterator
 
 from blocksync.errors import ChangesUnknownError
 
-_ELEMENT = re.compile(r"\s*<(/?)([a-z_]+)((?:\s+[a-z_]+=\"[^\"<>&]*\")*)\s*(/?)>\s*")
-_ATTRIBUTE = re.compile(r"([a-z_]+)=\"([^\"]*)\"")
+_ELEMENT = re.compile(r"\s*<(/?)([a-z_]+)((?:\s+[a-z_]+\s*=\s*\"[^\"<>&]*\")*)\s*(/?)>\s*")
+_ATTRIBUTE = re.compile(r"([a-z_]+)\s*=\s*\"([^\"]*)\"")
 
 
 def elements(text: str) -> Iterator[tuple[str, dict[str, str]]]:

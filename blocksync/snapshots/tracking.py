@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from blocksync.changes.base import Token, Tracker
 from blocksync.changes.cow import changed_chunks
@@ -23,6 +24,7 @@ from blocksync.snapshots.volumes import TAG_PREFIX, Volume, list_volumes
 CLASSIC = "lvm-snapshot"
 THIN = "lvm-thin"
 KEPT = "kept"
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class KeptTracker(Tracker):
@@ -174,12 +176,15 @@ def device_tracker(path: str) -> Tracker | None:
 
     try:
         number = os.stat(path).st_rdev
-        with open(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/dm/name", encoding="utf-8") as file:
-            name = file.read().strip()
+        at = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+        name = (at / "dm/name").read_text().strip()
+        # Of no other activation, of this boot or another: what is begun anew counts its eras from 1 again, and what
+        # is written below it while it is not active is in none.
+        activation = f"{BOOT.read_text().strip()}:{(at / 'diskseq').read_text().strip()}"
     except OSError:
         return None
     with DeviceSource(path) as device:
-        return era_tracker(name, device.identity)
+        return era_tracker(name, f"{device.identity}:{activation}")
 
 
 def _is_kept_of(volume: Volume, origin: Volume) -> bool:
