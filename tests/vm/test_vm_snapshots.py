@@ -1,0 +1,300 @@
+"""Snapshots and change tracking on a real device-mapper: a machine is booted once, and each test has its own volumes.
+
+What counts is the target's content, read anew from both sides; what the result says comes second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.devices import image
+from tests.vm.machine import Machine
+from tests.vm.package import COMMAND, package_disk, unpack
+
+MIB = 1 << 20
+KIB64 = 64 << 10
+SIZE = 16 * MIB
+SLOTS = ("classic", "thin", "one", "two", "three", "files", "small", "killed", "era")
+# Random places of a volume are written, a few sectors each, so that each touches two blocks at most.
+WRITES = 8
+SCATTER = f"""
+import os, random, sys
+disk = os.open(sys.argv[1], os.O_RDWR)
+for _ in range({WRITES}):
+    at = random.randrange({SIZE} // 512 - 16) * 512
+    os.pwrite(disk, os.urandom(random.randrange(1, 16) * 512), at)
+os.fsync(disk)
+"""
+# The same number to each device in turn, past the page cache: what is counted on the second was counted on the first.
+COUNT = """
+import mmap, os, struct, sys, time
+disks = [os.open(path, os.O_RDWR | os.O_DIRECT) for path in sys.argv[1:]]
+page, number = mmap.mmap(-1, 4096), 0
+while True:
+    number += 1
+    page[:8] = struct.pack("<Q", number)
+    for disk in disks:
+        os.pwrite(disk, page, 0)
+    time.sleep(0.002)  # the sender needs the processor too
+"""
+# Files that hold one number over and over; a rename makes them seen.
+FILES = """
+import os, sys, time
+number = 0
+while True:
+    number += 1
+    path = f"{sys.argv[1]}/{number % 40}"
+    with open(path + ".new", "wb") as file:
+        file.write(str(number).encode().ljust(16) * 1024)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(path + ".new", path)
+    time.sleep(0.005)
+"""
+WHOLE = """
+import os, sys
+names = [name for name in os.listdir(sys.argv[1]) if name.isdigit()]
+assert names
+for name in names:
+    content = open(f"{sys.argv[1]}/{name}", "rb").read()
+    assert len(content) == 16384 and content == content[:16] * 1024, name
+print("whole")
+"""
+# Kills a sender at the moment that a device is suspended; with the process that would resume it, or without.
+KILL = """
+import os, signal, subprocess, sys, time
+sys.path.insert(0, "/opt/blocksync")
+from blocksync.platforms import devicemapper
+device, both = sys.argv[1], sys.argv[2] == "both"
+sender = subprocess.Popen(sys.argv[3:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+while not devicemapper.is_suspended(device):
+    assert sender.poll() is None, "it ended and nothing was suspended"
+    time.sleep(0.01)
+children = open(f"/proc/{sender.pid}/task/{sender.pid}/children").read().split()
+watchers = [child for child in children if "watcher" in open(f"/proc/{child}/cmdline").read()]
+assert len(watchers) == 1, children
+for pid in [int(watchers[0])] * both + [sender.pid]:
+    os.kill(pid, signal.SIGKILL)
+sender.wait()
+"""
+
+
+class Guest:
+    """The machine with a receiver in it that has a slot for each test."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        programs = {"scatter": SCATTER, "count": COUNT, "files": FILES, "whole": WHOLE, "kill": KILL}
+        for name, text in programs.items():
+            self.run(f"cat > {name}.py <<'END'\n{text}\nEND")
+        targets = " ".join(f"--target {slot}=/root/{slot}.img" for slot in SLOTS)
+        self.run(
+            f"setsid env {COMMAND} recv {targets} --create {SIZE >> 20}M --code-file code --listen 127.0.0.1 "
+            "--control-port 9001 --data-port 9002 --state-dir received </dev/null >recv.log 2>&1 &\n"
+            "until [ -s code ]; do kill -0 $! || { cat recv.log; exit 1; }; sleep 0.1; done",
+        )
+
+    def run(self, command: str, *, check: bool = True) -> str:
+        return self._machine.run(command, timeout=150, check=check)
+
+    def words(self, what: str) -> str:
+        """The command line of a send."""
+        return f"env {COMMAND} send {what} --to 127.0.0.1:9001 --code-file code --json"
+
+    def send(self, what: str, *, beside: str = "") -> tuple[dict[str, Any], str]:
+        """Send; returns the last event, and what was said to people.
+
+        Args:
+            what: of the command line.
+            beside: runs at the same time once a snapshot stands that no earlier pass has kept.
+        """
+        command = f"{self.words(what)} > out 2>&1"
+        if beside:
+            taken = "lvs --noheadings -o lv_name,lv_tags vg0 | grep blocksync_ | grep -qv kept"
+            stands = f"until {taken}; do kill -0 $sender || break; sleep 0.1; done"
+            command = f"{command} & sender=$!\n{stands}\n{beside}\nwait $sender"
+        self.run(command, check=False)
+        events = [json.loads(line) for line in self.run("cat out").splitlines()]
+        said = "\n".join(event["message"] for event in events if event["type"] == "progress" and event["message"])
+        return events[-1], said
+
+    def same(self, device: str, slot: str) -> bool:
+        """Whether a target holds what a volume holds now, on the media."""
+        command = f"sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum < {device}; sha256sum < {slot}.img"
+        source, target = self.run(command).split("\n")[:2]
+        assert len(source) > 64
+        return source == target
+
+    def kept(self) -> list[str]:
+        """Tags and names of what is kept, or was left, in the volume group."""
+        words = self.run("lvs --noheadings --separator / -o lv_name,origin,lv_tags vg0").split()
+        return [word for word in words if "blocksync" in word]
+
+    def suspended(self) -> bool:
+        return "Suspended" in self.run("dmsetup info -c --noheadings -o suspended")
+
+    def create(self, name: str, *, thin: bool = False) -> str:
+        """A volume with something in its first half."""
+        size = f"{SIZE >> 20}M"
+        kind = f"-V {size} -T vg0/pool" if thin else f"-L {size}"
+        self.run(f"lvcreate -q {kind} -W n -n {name} vg0" if not thin else f"lvcreate -q {kind} -n {name}")
+        self.run(f"dd if=/dev/urandom of=/dev/vg0/{name} bs=1M count=8 oflag=direct 2>&1")
+        return f"/dev/vg0/{name}"
+
+    def remove(self, *names: str) -> None:
+        """Remove volumes, with the snapshots that are kept of them."""
+        origins = " ".join(f"vg0/{name}" for name in names)
+        self.run(f"lvremove -q -f @blocksync.kept; lvremove -q -f {origins}")
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    folder = tmp_path_factory.mktemp("snapshots")
+    disks = [image(folder / "disk.img", 1 << 30), package_disk(folder / "package.img")]
+    with Machine(disks, memory_mib=1024) as machine:
+        machine.run(unpack("/dev/vdc"))
+        machine.run("modprobe dm_era; pvcreate -q /dev/vdb && vgcreate -q vg0 /dev/vdb")
+        machine.run("lvcreate -q -T -L 128M -c 64k vg0/pool")
+        yield Guest(machine)
+
+
+def small(result: dict[str, Any]) -> bool:
+    """Whether no more was read than what was written, in whole blocks, and the sample."""
+    return 0 < int(result["read"]) <= (2 * WRITES + 16) * KIB64
+
+
+def tracked(guest: Guest, slot: str, provider: str, *, passes: int) -> None:
+    """A first pass, and further ones after random writes."""
+    device = guest.create(slot, thin=slot == "thin")
+    first, said = guest.send(f"{device} --slot {slot} --track")
+    assert (first["kind"], first["consistency"], first["tracker"]) == ("full", "crash", ""), (first, said)
+    for _ in range(passes):
+        guest.run(f"python3 scatter.py {device}")
+        result, said = guest.send(f"{device} --slot {slot} --track")
+        assert (result["kind"], result["tracker"]) == ("incremental", provider), said
+        assert small(result)
+        assert guest.same(device, slot)
+        assert len(guest.kept()) == 1
+
+
+def test_a_volume_is_tracked_and_nothing_is_missed(guest: Guest) -> None:
+    tracked(guest, "classic", "lvm-snapshot", passes=2)
+    # What was kept is gone: said, and everything is compared.
+    guest.run("lvremove -q -f @blocksync.kept; python3 scatter.py /dev/vg0/classic")
+    result, said = guest.send("/dev/vg0/classic --slot classic --track")
+    assert "that was kept is gone" in said
+    assert (result["tracker"], result["read"]) == ("", SIZE)
+    assert guest.same("/dev/vg0/classic", "classic")
+    guest.remove("classic")
+
+
+def test_a_thin_volume_is_tracked_and_nothing_is_missed(guest: Guest) -> None:
+    tracked(guest, "thin", "lvm-thin", passes=1)
+    guest.remove("thin")
+
+
+def test_volumes_of_a_group_are_of_one_instant(guest: Guest) -> None:
+    devices = [guest.create("one"), guest.create("two"), guest.create("three", thin=True)]
+    group = "/dev/vg0/one=one /dev/vg0/two=two /dev/vg0/three=three --track"
+    guest.run(f"setsid python3 count.py {' '.join(devices)} </dev/null >/dev/null 2>&1 & echo $! > counting")
+    counted = [0]
+    for number in range(2):
+        result, said = guest.send(group)
+        assert result["consistency"] == "crash-group", (result, said)
+        results = [disk["result"] for disk in result["disks"]]
+        providers = ["lvm-snapshot", "lvm-snapshot", "lvm-thin"] if number else ["", "", ""]
+        assert [each["tracker"] for each in results] == providers, said
+        assert all(small(each) for each in results) or not number
+        before = counted
+        counted = [int(guest.run(f"od -A n -t u8 -N 8 {slot}.img")) for slot in ("one", "two", "three")]
+        # In the order of writing, each is at most one behind the one before it.
+        assert counted == sorted(counted, reverse=True)
+        assert counted[0] - counted[-1] <= 1
+        assert counted[-1] > before[0]
+    assert len(guest.kept()) == 3, said
+    assert guest.kept()[-1].count("thin") == 1, "the pool keeps one snapshot, not one of each pass"
+    guest.run(f"kill $(cat counting); {COMMAND} check --clean --kept")
+    assert guest.kept() == []
+    guest.remove("one", "two", "three")
+
+
+def test_a_filesystem_that_is_written_to_arrives_clean(guest: Guest) -> None:
+    device = guest.create("files")
+    guest.run(f"mkfs.ext4 -q {device} && mkdir -p /mnt/files && mount {device} /mnt/files")
+    guest.run("setsid python3 files.py /mnt/files </dev/null >/dev/null 2>&1 & echo $! > writing")
+    guest.run("until [ -e /mnt/files/1 ]; do sleep 0.1; done")
+    result, said = guest.send(f"{device} --slot files")
+    assert result["consistency"] == "crash", (result, said)
+    guest.run("kill $(cat writing); umount /mnt/files; e2fsck -fn files.img")
+    guest.run("mount -o ro,noload,loop files.img /mnt/files")
+    assert "whole" in guest.run("python3 whole.py /mnt/files")
+    guest.run("umount /mnt/files")
+    guest.remove("files")
+
+
+def test_a_snapshot_that_overflows_commits_nothing(guest: Guest) -> None:
+    device = guest.create("small")
+    write = f"dd if=/dev/urandom of={device} bs=1M count=8 oflag=direct 2>&1"
+    result, _ = guest.send(f"{device} --slot small --snapshot-size 4M --read-limit 4M", beside=write)
+    assert (result["code"], result["exit_code"]) == ("BS1402", 4)
+    assert guest.kept() == []
+    # The next pass is still the first one, and a whole one.
+    result, _ = guest.send(f"{device} --slot small --snapshot-size 4M --track")
+    assert result["generation"] == 1
+    assert guest.same(device, "small")
+    # One that is kept overflows between two passes.
+    guest.run(write)
+    result, said = guest.send(f"{device} --slot small --track")
+    assert "the snapshot that was kept has overflowed" in said
+    assert result["tracker"] == ""
+    assert guest.same(device, "small")
+    guest.remove("small")
+
+
+def test_what_a_killed_sender_leaves_is_undone(guest: Guest) -> None:
+    device = guest.create("killed")
+    other = guest.create("other", thin=True)
+    guest.send(f"{device} --slot killed --read-limit 1M", beside="kill -9 $sender")
+    assert len(guest.kept()) == 1
+    assert "removed the snapshot vg0/blocksync_" in guest.run(f"{COMMAND} check --clean")
+    assert guest.kept() == []
+    both = guest.words(f"{device}=killed {other}=three")
+    # The watcher is left: it resumes at once.
+    guest.run(f"python3 kill.py vg0-killed sender {both}")
+    guest.run("while dmsetup info -c --noheadings -o suspended | grep -q Suspended; do sleep 0.1; done")
+    # Nobody is left: the volumes wait until somebody cleans up.
+    guest.run(f"python3 kill.py vg0-other both {both}")
+    assert guest.suspended()
+    assert "resumed the suspended device vg0-other" in guest.run(f"{COMMAND} check --clean")
+    assert not guest.suspended()
+    assert guest.kept() == []
+    guest.run(f"dd if=/dev/zero of={other} bs=4096 count=1 oflag=direct 2>&1")
+    guest.remove("killed", "other")
+
+
+def test_a_device_that_counts_eras_is_asked(guest: Guest) -> None:
+    origin = guest.create("origin")
+    guest.run("lvcreate -q -L 4M -n eras vg0 && dd if=/dev/zero of=/dev/vg0/eras bs=1M count=4 oflag=direct 2>&1")
+    table = f"0 {SIZE // 512} era /dev/vg0/eras {origin} 128"
+    guest.run(f"dmsetup create counted --uuid test-counted --table '{table}'")
+    device = "/dev/mapper/counted"
+    guest.send(f"{device} --slot era --track")
+    guest.run(f"python3 scatter.py {device}")
+    result, said = guest.send(f"{device} --slot era --track")
+    assert result["tracker"] == "dm-era", said
+    assert small(result)
+    assert guest.same(device, "era")
+    # Begun anew, it counts from 1, and after some time its number looks like one that follows the last pass.
+    guest.run("dmsetup remove counted; dd if=/dev/zero of=/dev/vg0/eras bs=1M count=4 oflag=direct 2>&1")
+    guest.run(f"dmsetup create counted --uuid test-counted --table '{table}'; python3 scatter.py {device}")
+    guest.run("for number in {1..20}; do dmsetup message counted 0 checkpoint; done")
+    result, said = guest.send(f"{device} --slot era --track")
+    assert "activated anew" in said
+    assert (result["tracker"], result["read"]) == ("", SIZE), said
+    assert guest.same(device, "era")
+    guest.run("dmsetup remove counted")
+    guest.remove("origin", "eras")
