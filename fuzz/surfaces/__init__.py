@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 NAMES = (
-    "answers", "codes", "control", "cow", "frames", "gpt", "journal", "kernels", "lvm", "manifest", "messages",
-    "patches", "peer", "raid", "stores", "thin", "zstd",
+    "answers", "codes", "control", "cow", "filesystems", "frames", "gpt", "journal", "kernels", "lvm", "manifest",
+    "messages", "nbd", "patches", "peer", "raid", "stores", "thin", "tools", "zstd",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, get_type_hints
@@ -19,6 +20,7 @@ SIZE = 1 << 20
 slot_module.ABANDONED_SECONDS = 0.0  # nobody is waited for
 PEER = Peer(fingerprint=bytes(32), name="peer")
 TEMPTING = (0, 1, 2, 511, 512, 4096, 65536, SIZE, SIZE - 512, SIZE + 512, 1 << 24, 1 << 25, 1 << 40, (1 << 63) - 1)
+_hints = functools.cache(get_type_hints)
 TEXTS = ("", "a", "b", "disk", "../a", "\x1b[2J", "\udc80", "a" * 1024)
 
 
@@ -43,7 +45,7 @@ class Numbers:
     def message(self, kind: Any) -> Any:
         """A message that parses, and whose fields are anything."""
         said: dict[str, object] = {}
-        for name, hint in get_type_hints(kind).items():
+        for name, hint in _hints(kind).items():
             choice = self.byte()
             if name == "version":
                 said[name] = 1

@@ -18,7 +18,8 @@ from blocksync.protocol.states import State
 from blocksync.protocol.wire import HEADER_BYTES, BlockPatch, Codec, Frame, FrameKind, Hello
 from fuzz.surfaces import Surface
 
-GEOMETRY = Geometry((1 << 20) - 512, 16384)
+BLOCK = 4096
+GEOMETRY = Geometry((1 << 18) - 512, BLOCK)
 EPOCH = 5
 BINDING = Binding(epoch=EPOCH, geometry=GEOMETRY, limits=limits_for(GEOMETRY, 1))
 HELLO = Hello(session=bytes(16), token=bytes(32), ordinal=0).encode()
@@ -100,13 +101,13 @@ def run(data: bytes) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    plain = bytes(range(256)) * 64
-    packed = Packer().pack(bytes(16384), 1) or b""
+    plain = bytes(range(256)) * (BLOCK // 256)
+    packed = Packer().pack(bytes(BLOCK), 1) or b""
     table = b"\x01\0\0\0" + b"\0\0\x01\0" + b"\x01\0\0\0"
     patch = table + bytes(4096)
     frames = [
         Frame(kind=FrameKind.DATA, epoch=EPOCH, sequence=1, plain_length=len(plain), payload_length=len(plain)),
-        Frame(kind=FrameKind.DATA, codec=Codec.ZSTD, epoch=EPOCH, sequence=2, offset=16384, plain_length=16384,
+        Frame(kind=FrameKind.DATA, codec=Codec.ZSTD, epoch=EPOCH, sequence=2, offset=BLOCK, plain_length=BLOCK,
               payload_length=len(packed)),
         Frame(kind=FrameKind.ZERO, epoch=EPOCH, sequence=3, offset=32768, plain_length=65536),
         Frame(kind=FrameKind.PATCH, epoch=EPOCH, sequence=4, plain_length=len(patch), payload_length=len(patch)),
@@ -126,5 +127,5 @@ SURFACE = Surface(
     run=run,
     seeds=seeds,
     modules=("blocksync.protocol", "blocksync.engine.inbound", "blocksync.codec", "blocksync.geometry"),
-    most_bytes=24 << 10,
+    most_bytes=12 << 10,
 )
