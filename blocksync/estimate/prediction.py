@@ -8,28 +8,33 @@ rate varied, and, where the bottleneck is one that others use too, how far such 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocksync.estimate.rehearsal import Rehearsal
+from blocksync.estimate.rehearsal import WINDOWS, Rehearsal
 from blocksync.estimate.results import Range
 from blocksync.estimate.sampling import Picture, relative_error
 
 # Half the width of an interval, in standard errors: nine of ten cases, with a reserve.
 WIDTH = 2.0
-# How far rates were seen to wander between a rehearsal and the pass, by what is the bottleneck (docs/ESTIMATE.md).
-WANDERING = {"link": 0.04, "processor": 0.16, "read": 0.15, "target": 0.18}
-# Where the link is the bottleneck an interval says something only while it is narrow.
-MOST_LINK_ERROR = 0.12
+# What was seen for seconds says no more than that of the minutes or hours after them: a link's rate is its own, while
+# processors and disks are shared with whatever else comes up (docs/ESTIMATE.md).
+UNSEEN = {"link": 0.03, "processor": 0.12, "read": 0.12, "target": 0.12}
 # Starting a process's threads and its first connections is not the same twice.
 RESTLESS_SECONDS = 0.5
 # A rate this near to what the bare link carried is the link's.
 LINK_SHARE = 0.8
 BUSY_SHARE = 0.85
+# What the levels in use make of the same data differs by no more than this while only the link holds them back.
+STEADY_LEVELS = 0.1
 # A link is full while its connections have something under way nearly all the time, and the other end reads it.
 WAITING_SHARE = 0.7
 STARVED_SHARE = 0.3
-SHARED_ERROR = 0.45
+# Other work may end, or be twice as much: within two standard errors.
+SHARED_ERROR = 0.5
+# TLS and its records, over what is counted as sent.
+RECORD_SHARE = 0.003
 # A manifest has 80 bytes a block of 64 KiB; both ends write theirs at the commit, at the pace of a slow disk.
 MANIFEST_SHARE = 80 / (64 << 10)
 MANIFEST_RATE = 100e6
@@ -91,30 +96,29 @@ def predict(picture: Picture, packed: Packed, rehearsal: Rehearsal, *, read_rate
     first, last = rehearsal.tail
     passed = max(last.seconds - first.seconds, 1e-3)
     done_rate = max((last.done - first.done) / passed, 1.0)
-    wire_rate = (last.wire - first.wire) / passed
+    wire_rate = rehearsal.wire_rate
     bottleneck = _bottleneck(rehearsal, wire_rate, link)
+    if bottleneck == "link" and packed.levels > STEADY_LEVELS:
+        # The engine went to and fro between packing and not: it was short of processors for a link as fast as this.
+        bottleneck = "processor"
     rate = done_rate
+    lost = max(0.0, rehearsal.drained - last.done / done_rate) * min(1.0, picture.data / max(last.done, 1))
     if bottleneck == "link" and wire_rate and packed.share:
         # The link's rate is exact, the mixture that the rehearsal happened to send is not.
-        rate = wire_rate / packed.share
-    lost = max(0.0, rehearsal.drained - last.done / done_rate) * min(1.0, picture.data / max(last.done, 1))
+        rate = wire_rate / (packed.share * (1 + RECORD_SHARE))
+        lost = rehearsal.late
     if read_rate < rate:
         bottleneck = "read"
     rate = (rate**-4 + read_rate**-4) ** -0.25
     error = _error(bottleneck, packed.error, rehearsal)
-    likely = picture.data / rate + lost
-    transfer = around(likely, error)
+    transfer = around(picture.data / rate + lost, error, 0.0)
     if rehearsal.target != "file" and bottleneck != "link":
         # Nobody knows how fast the target writes: it can only be slower than what was measured.
         transfer = Range(likely=transfer.likely, low=transfer.low, high=transfer.high * 1.5)
     commit = rehearsal.committing + 2 * picture.size * MANIFEST_SHARE / MANIFEST_RATE
     wire = picture.data * packed.share
     return Prediction(
-        seconds=Range(
-            likely=transfer.likely + rehearsal.opening + commit,
-            low=transfer.low + rehearsal.opening / 2 + commit * LEAST_COMMIT,
-            high=transfer.high + 2 * rehearsal.opening + commit * MOST_COMMIT,
-        ),
+        seconds=_together(transfer, rehearsal.opening, commit),
         preparation=rehearsal.opening,
         transfer=transfer,
         commit=commit,
@@ -129,13 +133,21 @@ def predict(picture: Picture, packed: Packed, rehearsal: Rehearsal, *, read_rate
     )
 
 
-def around(likely: float, error: float) -> Range:
+def around(likely: float, error: float, restless: float = RESTLESS_SECONDS) -> Range:
     """An interval of so much relative error, with room for what every start costs."""
     return Range(
         likely=likely,
-        low=max(0.0, likely / (1 + WIDTH * error) - RESTLESS_SECONDS / 2),
-        high=likely * (1 + WIDTH * error) + RESTLESS_SECONDS,
+        low=max(0.0, likely / (1 + WIDTH * error) - restless / 2),
+        high=likely * (1 + WIDTH * error) + restless,
     )
+
+
+def _together(transfer: Range, opening: float, commit: float) -> Range:
+    """The whole pass: its parts go wrong independently, so their errors add up as squares."""
+    low = math.hypot(transfer.likely - transfer.low, opening / 2, commit * (1 - LEAST_COMMIT))
+    high = math.hypot(transfer.high - transfer.likely, opening, commit * (MOST_COMMIT - 1))
+    likely = transfer.likely + opening + commit
+    return Range(likely=likely, low=max(0.0, likely - low), high=likely + high)
 
 
 def _bottleneck(rehearsal: Rehearsal, wire_rate: float, link: float) -> str:
@@ -155,8 +167,10 @@ def _bottleneck(rehearsal: Rehearsal, wire_rate: float, link: float) -> str:
 
 
 def _error(bottleneck: str, sampled: float, rehearsal: Rehearsal) -> float:
-    varied = rehearsal.spread() / 6**0.5
-    # What others leave of the processors is another share at another time.
-    shared = SHARED_ERROR * rehearsal.foreign if bottleneck != "link" else 0.0
-    error = float((sampled**2 + varied**2 + shared**2 + WANDERING[bottleneck] ** 2) ** 0.5)
-    return min(error, MOST_LINK_ERROR) if bottleneck == "link" else error
+    """Relative standard error: of the amount, of the rate as it was seen, and of what was not seen."""
+    if bottleneck == "link":
+        # Windows of a full link differ by what its queue happens to hold: its mean is better known than one of them.
+        varied, shared = rehearsal.wire_spread() / WINDOWS**0.5, 0.0
+    else:
+        varied, shared = rehearsal.spread() / WINDOWS**0.5, SHARED_ERROR * rehearsal.foreign
+    return math.hypot(sampled, varied, shared, UNSEEN[bottleneck])

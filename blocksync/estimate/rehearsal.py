@@ -12,6 +12,7 @@ import itertools
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from blocksync.engine.cancel import Cancel
@@ -26,13 +27,19 @@ from blocksync.protocol.messages import CONTROL_VERSION, OpenAnswer, OpenRequest
 from blocksync.transports.link import Link
 
 LOOK_SECONDS = 0.05
+# Parts of the tail whose rates are compared.
+WINDOWS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """The counters at one time: bytes, and seconds since the first chunk was read."""
+    """The counters at one time: bytes, and seconds since the first chunk was read.
+
+    ``acknowledged`` is what the other end's kernel has, exact to the packet; 0 where the kernel does not tell.
+    """
 
     seconds: float
+    acknowledged: int = 0
     done: int
     changed: int
     wire: int
@@ -84,13 +91,26 @@ class Rehearsal:
         """Bytes a second on the wire over all, with the filling and the draining of buffers."""
         return self.moments[-1].wire / max(self.drained, 1e-3)
 
-    def rates(self, windows: int) -> list[float]:
-        """Bytes of the disk a second in as many equal parts of the tail."""
+    @property
+    def wire_rate(self) -> float:
+        """Bytes a second on the wire in the tail: acknowledged ones where the kernel tells, else those handed to it."""
+        first, last = self.tail
+        return (_on_wire(last) - _on_wire(first)) / max(last.seconds - first.seconds, 1e-3)
+
+    @property
+    def late(self) -> float:
+        """Seconds that the link took until it was full: by so much what was sent lags behind its later rate."""
+        last = self.moments[-1]
+        rate = self.wire_rate
+        return max(0.0, last.seconds - _on_wire(last) / rate) if rate else 0.0
+
+    def rates(self, windows: int, of: Callable[[Moment], int] = lambda moment: moment.done) -> list[float]:
+        """Bytes of the disk, or what ``of`` counts, a second in as many equal parts of the tail."""
         first, last = self.tail
         step = (last.seconds - first.seconds) / windows
         edges = [self.at(first.seconds + step * index) for index in range(windows + 1)]
         return [
-            (later.done - earlier.done) / max(later.seconds - earlier.seconds, 1e-3)
+            (of(later) - of(earlier)) / max(later.seconds - earlier.seconds, 1e-3)
             for earlier, later in itertools.pairwise(edges)
         ]
 
@@ -100,9 +120,20 @@ class Rehearsal:
 
     def spread(self) -> float:
         """How much the rate varies within the tail, relative to it."""
-        rates = self.rates(6)
-        mean = statistics.fmean(rates)
-        return statistics.pstdev(rates) / mean if mean else 1.0
+        return _spread(self.rates(WINDOWS))
+
+    def wire_spread(self) -> float:
+        """How much the rate on the wire varies within the tail, relative to it."""
+        return _spread(self.rates(WINDOWS, _on_wire))
+
+
+def _on_wire(moment: Moment) -> int:
+    return moment.acknowledged or moment.wire
+
+
+def _spread(rates: list[float]) -> float:
+    mean = statistics.fmean(rates)
+    return statistics.pstdev(rates) / mean if mean else 1.0
 
 
 class _Watch:
@@ -205,10 +236,12 @@ def _end(route: Route, answer: OpenAnswer) -> None:
 def _look(transfer: Transfer, disk: TrialDisk, moments: list[Moment], load: _Load, ended: threading.Event) -> None:
     began = time.monotonic()
     while not disk.over:
+        acknowledged = load.look()
         counts = transfer.tally.counts()
         moments.append(
             Moment(
                 seconds=time.monotonic() - began,
+                acknowledged=acknowledged,
                 done=counts.done,
                 changed=counts.changed,
                 wire=counts.wire,
@@ -218,7 +251,6 @@ def _look(transfer: Transfer, disk: TrialDisk, moments: list[Moment], load: _Loa
                 sending=counts.send_seconds,
             )
         )
-        load.look()
         if ended.wait(LOOK_SECONDS):
             return
 
@@ -238,8 +270,8 @@ class _Load:
         self._ended = self._began
         self._waits: dict[int, LinkWaits] = {}
 
-    def look(self) -> None:
-        """Take the counters."""
+    def look(self) -> int:
+        """Take the counters; returns the bytes that the other end has acknowledged, 0 where nobody knows."""
         busy, passed = processor_seconds()
         self._last = (busy, passed, time.process_time())
         if self._first is None:
@@ -249,6 +281,7 @@ class _Load:
             waits = link.waits()
             if waits is not None:
                 self._waits[number] = waits
+        return sum(waits.acknowledged for waits in self._waits.values())
 
     def _gone(self) -> tuple[float, float, float]:
         first = self._first or self._last

@@ -24,17 +24,19 @@ from blocksync.platforms import lower_io_priority
 from blocksync.sources.base import Source
 
 LEAST_PIECES = 200
-MOST_PIECES = 600
+# Many short pieces tell the shares far better than few long ones: content comes in runs.
+MOST_PIECES = 2000
 MOST_SHARE = 0.02
-# Where 2 % of the disk in 200 pieces makes short ones, half of it goes to whole chunks, which shrink better.
-SHORT_SHARE = 0.01
-MOST_CHUNKS = 24
+# Half of what may be read goes to pieces, half to whole chunks: these shrink better than pieces, as in a pass.
+PIECES_SHARE = 0.01
+MOST_CHUNKS = 32
 MOST_SECONDS = 60.0
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 64 << 10
+CHUNK_BYTES = 1 << 20
 # Zeros are found by the block; a piece is made of whole ones where it is large enough.
 BLOCK_BYTES = 64 << 10
 # Kept in memory for the rehearsal and for measuring levels.
-KEPT_BYTES = 48 << 20
+KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +96,13 @@ def picture_of(source: Source) -> Picture:
 
 
 def piece_length(data: int) -> tuple[int, int]:
-    """``(pieces, bytes of each)``: at least 200, at most 2 % of what must be read, none longer than a chunk."""
-    pieces = min(max(LEAST_PIECES, int(data * MOST_SHARE) // PIECE_BYTES), MOST_PIECES)
-    length = min(int(data * MOST_SHARE) // pieces, PIECE_BYTES)
-    if length < PIECE_BYTES:
-        length = int(data * SHORT_SHARE) // pieces
-    unit = BLOCK_BYTES if length >= BLOCK_BYTES else PAGE_BYTES
-    length = max(length // unit * unit, PAGE_BYTES)
+    """``(pieces, bytes of each)``: at least 200, at most 1 % of what must be read, none longer than a block.
+
+    Pages where the disk is small: a share is known by the number of places, not by the bytes that are read there.
+    """
+    share = int(data * PIECES_SHARE)
+    pieces = min(max(LEAST_PIECES, share // PAGE_BYTES), MOST_PIECES)
+    length = max(min(share // pieces, PIECE_BYTES) // PAGE_BYTES * PAGE_BYTES, PAGE_BYTES)
     return max(1, min(pieces, data // length)), length
 
 
@@ -113,7 +115,7 @@ def places(extents: Iterator[Extent], data: int, chance: random.Random) -> list[
         chance: chooses within each part.
     """
     pieces, length = piece_length(data)
-    unit = BLOCK_BYTES if length >= BLOCK_BYTES else PAGE_BYTES
+    unit = BLOCK_BYTES if length == BLOCK_BYTES else PAGE_BYTES
     stratum = data / pieces
     chosen = [int(stratum * index + chance.random() * max(stratum - length, 0)) for index in range(pieces)]
     found: list[tuple[int, int]] = []
@@ -202,27 +204,26 @@ class Sampler:
 
     def _chunks(self, sample: Sample) -> tuple[list[bytes], float]:
         """Whole chunks around pieces that shrink, from what is left of the 2 %; and the rate of reading them."""
-        longest = max(piece.length for piece in sample.pieces)
         room = int(sample.picture.data * MOST_SHARE) - sample.sampled
         packed = [piece for piece in sample.pieces if piece.zero + piece.incompressible < piece.length]
         packed = packed or sample.pieces
-        if longest >= PIECE_BYTES or self._source.size < PIECE_BYTES:
+        if self._source.size < CHUNK_BYTES:
             return [], 0.0
-        count = min(room // PIECE_BYTES, len(packed), MOST_CHUNKS)
+        count = min(room // CHUNK_BYTES, len(packed), MOST_CHUNKS)
         starts = {
-            min(piece.offset // PIECE_BYTES * PIECE_BYTES, self._source.size - PIECE_BYTES)
+            min(piece.offset // CHUNK_BYTES * CHUNK_BYTES, self._source.size - CHUNK_BYTES)
             for piece in self._chance.sample(packed, max(count, 0))
         }
         chunks = []
         seconds = 0.0
         for start in sorted(starts):
             self._cancel.check()
-            view = aligned(PIECE_BYTES)
+            view = aligned(CHUNK_BYTES)
             before = time.perf_counter()
             self._source.read_into(start, view)
             seconds += time.perf_counter() - before
             chunks.append(bytes(view))
-        return chunks, len(chunks) * PIECE_BYTES / max(seconds, 1e-6)
+        return chunks, len(chunks) * CHUNK_BYTES / max(seconds, 1e-6)
 
     def _work(self, work: Iterator[tuple[int, tuple[int, int]]], keep_every: int, deadline: float) -> None:
         # Only this thread, which ends with the sampling, goes behind everybody else at the disk.
