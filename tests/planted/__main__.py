@@ -26,9 +26,11 @@ from tests.planted.catalogue import BUGS
 GATE_SECONDS = 240
 RUNS = "6000"
 STATES = "40000"
+FLIPS = "1000"
 COPIED = (
     "blocksync",
     "tests",
+    "fuzz",
     "docs",
     "pyproject.toml",
     "packaging",
@@ -162,6 +164,8 @@ def command(bug: Bug) -> list[str]:
     kind, _, name = bug.gate.partition(" ")
     if kind == "runs":
         return [sys.executable, "-m", "tests.simulation", "--runs", RUNS, "--jobs", "1", "--stop"]
+    if kind == "flips":
+        return [sys.executable, "-m", "tests.flips", "--flips", FLIPS, "--jobs", "1"]
     if kind == "scopes":
         return [sys.executable, "-m", "tests.simulation", "--scopes", "--scope", name, "--states", STATES]
     pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header"]

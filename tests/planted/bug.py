@@ -13,8 +13,8 @@ class Bug:
         name: what is wrong, for people; unique.
         file: below ``blocksync/``.
         old, new: ``old`` must stand in the file exactly once, or the catalogue has to be mended.
-        gate: a pytest node or file below ``tests/``, ``runs`` (random runs of both ends), or ``scopes NAME`` (the small
-            scopes whose name contains NAME).
+        gate: a pytest node or file below ``tests/``, ``runs`` (random runs of both ends), ``flips``, or
+            ``scopes NAME`` (the small scopes whose name contains NAME).
         kernels: which implementation the gate runs on, where that matters.
     """
 

@@ -2,7 +2,8 @@
 
 from tests.planted.catalogue.durability import DURABILITY
 from tests.planted.catalogue.engine import ENGINE
+from tests.planted.catalogue.flips import FLIPS
 from tests.planted.catalogue.trust import TRUST
 from tests.planted.catalogue.wire import WIRE
 
-BUGS = [*DURABILITY, *ENGINE, *WIRE, *TRUST]
+BUGS = [*DURABILITY, *ENGINE, *WIRE, *TRUST, *FLIPS]

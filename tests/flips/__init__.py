@@ -1,0 +1,1 @@
+"""Single bits flipped on the wire, in state and on the target."""

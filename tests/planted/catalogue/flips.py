@@ -1,0 +1,29 @@
+"""Guards against a single flipped bit."""
+
+from __future__ import annotations
+
+from tests.planted.bug import Bug
+
+FLIPS = [
+    Bug(
+        name="a manifest's first page is believed without its checksum",
+        file="manifest/format.py",
+        old='        if zlib.crc32(page[:-4]) != int.from_bytes(page[-4:], "little"):',
+        new="        if False:",
+        gate="flips",
+    ),
+    Bug(
+        name="a record's content is believed without its checksum",
+        file="manifest/journal.py",
+        old="        if len(payload) != length or _checksum(head[:-8], payload, self._checksum) != checksum:",
+        new="        if len(payload) != length:",
+        gate="flips",
+    ),
+    Bug(
+        name="verify forgives a page that differs",
+        file="engine/verify.py",
+        old="            identical=differing_bytes == 0,",
+        new="            identical=differing_bytes < 8192,",
+        gate="flips",
+    ),
+]
