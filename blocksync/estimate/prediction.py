@@ -93,25 +93,21 @@ def predict(picture: Picture, packed: Packed, rehearsal: Rehearsal, *, read_rate
         read_rate: of the source, bytes a second.
         link: what the bare link carries at most, bytes a second; 0 where that is not known.
     """
-    first, last = rehearsal.tail
-    passed = max(last.seconds - first.seconds, 1e-3)
-    done_rate = max((last.done - first.done) / passed, 1.0)
     wire_rate = rehearsal.wire_rate
     bottleneck = _bottleneck(rehearsal, wire_rate, link)
     if bottleneck == "link" and packed.levels > STEADY_LEVELS:
         # The engine went to and fro between packing and not: it was short of processors for a link as fast as this.
         bottleneck = "processor"
-    rate = done_rate
-    lost = max(0.0, rehearsal.drained - last.done / done_rate) * min(1.0, picture.data / max(last.done, 1))
+    rate = rehearsal.done_rate
     if bottleneck == "link" and wire_rate and packed.share:
         # The link's rate is exact, the mixture that the rehearsal happened to send is not.
         rate = wire_rate / (packed.share * (1 + RECORD_SHARE))
-        lost = rehearsal.late
     if read_rate < rate:
         bottleneck = "read"
     rate = (rate**-4 + read_rate**-4) ** -0.25
+    likely = _transfer_seconds(picture.data, rehearsal, bottleneck, rate, read_rate)
     error = _error(bottleneck, packed.error, rehearsal)
-    transfer = around(picture.data / rate + lost, error, 0.0)
+    transfer = around(likely, error, 0.0)
     if rehearsal.target != "file" and bottleneck != "link":
         # Nobody knows how fast the target writes: it can only be slower than what was measured.
         transfer = Range(likely=transfer.likely, low=transfer.low, high=transfer.high * 1.5)
@@ -131,6 +127,19 @@ def predict(picture: Picture, packed: Packed, rehearsal: Rehearsal, *, read_rate
         bottleneck=bottleneck,
         error=error,
     )
+
+
+def _transfer_seconds(data: int, rehearsal: Rehearsal, bottleneck: str, rate: float, read_rate: float) -> float:
+    """Of so many bytes of the disk, at the rate to which the pass tends."""
+    if bottleneck == "link":
+        return data / rate + rehearsal.late
+    short = rehearsal.reached(data)
+    if short is not None:
+        # The rehearsal did as much: its own beginning says how long that takes, before caches were full.
+        return max(short, data / read_rate)
+    # The beginning was slower than the rest, or faster.
+    lost = rehearsal.drained - rehearsal.moments[-1].done / rehearsal.done_rate
+    return data / rate + max(lost, -0.5 * data / rate)
 
 
 def around(likely: float, error: float, restless: float = RESTLESS_SECONDS) -> Range:

@@ -92,6 +92,12 @@ class Rehearsal:
         return self.moments[-1].wire / max(self.drained, 1e-3)
 
     @property
+    def done_rate(self) -> float:
+        """Bytes of the disk a second in the tail; at least 1."""
+        first, last = self.tail
+        return max((last.done - first.done) / max(last.seconds - first.seconds, 1e-3), 1.0)
+
+    @property
     def wire_rate(self) -> float:
         """Bytes a second on the wire in the tail: acknowledged ones where the kernel tells, else those handed to it."""
         first, last = self.tail
@@ -103,6 +109,14 @@ class Rehearsal:
         last = self.moments[-1]
         rate = self.wire_rate
         return max(0.0, last.seconds - _on_wire(last) / rate) if rate else 0.0
+
+    def reached(self, done: float) -> float | None:
+        """Seconds until so many bytes of the disk were done; None where they never were."""
+        for earlier, later in itertools.pairwise(self.moments):
+            if later.done >= done:
+                share = (done - earlier.done) / max(later.done - earlier.done, 1)
+                return earlier.seconds + max(share, 0.0) * (later.seconds - earlier.seconds)
+        return None
 
     def rates(self, windows: int, of: Callable[[Moment], int] = lambda moment: moment.done) -> list[float]:
         """Bytes of the disk, or what ``of`` counts, a second in as many equal parts of the tail."""

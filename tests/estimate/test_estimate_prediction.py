@@ -154,6 +154,22 @@ def test_a_pass_that_lost_time_at_first_loses_it_again() -> None:
     assert slow.transfer.likely - quick.transfer.likely == pytest.approx(3.0, rel=0.01)
 
 
+def test_a_pass_shorter_than_the_rehearsal_goes_by_its_beginning() -> None:
+    # Three times as fast for the first two seconds, while the target's memory took what was written.
+    slow = rehearsal(1e8, 1e8, waiting=0.2, foreign=0.0)
+    moments = tuple(
+        replace(moment, done=int(min(moment.seconds, 2.0) * 3e8 + max(moment.seconds - 2.0, 0.0) * 1e8))
+        for moment in slow.moments
+    )
+    told = replace(slow, moments=moments)
+    short = Picture(size=GIB, data=300_000_000, holes=GIB - 300_000_000, unused=0)
+    found = predict(short, EVEN, told, read_rate=1e12, link=1e9)
+    assert found.bottleneck == "processor"
+    assert found.transfer.likely == pytest.approx(1.0, rel=0.02)
+    long = predict(PICTURE, EVEN, told, read_rate=1e12, link=1e9)
+    assert long.transfer.likely == pytest.approx(8.0 + (10 * GIB - 1.2e9) / 1e8, rel=0.02)
+
+
 def _text() -> bytes:
     chance = random.Random(3)
     words = [bytes(chance.choices(range(97, 123), k=7)) for _ in range(3000)]
