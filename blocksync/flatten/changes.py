@@ -147,14 +147,25 @@ def _edits(guest: Guest, aliases: AliasMap, words: tuple[str, ...], skip: frozen
 
 def _unit_names(guest: Guest, aliases: AliasMap, changes: list[Change]) -> list[Change]:
     """Units and links that are named after a device: the name must follow ``What=``."""
+    contents = {change.path: change for change in changes}
+    renamed: list[Change] = []
+    for old, new in misnamed_units(guest, aliases).items():
+        renamed += _rename(guest, old, new, contents.get(old), aliases)
+    for change in renamed:
+        if change.path in contents:
+            changes.remove(contents[change.path])
+    return renamed
+
+
+def misnamed_units(guest: Guest, aliases: AliasMap) -> dict[str, str]:
+    """Paths of units and links that are named after a device of old, and the paths that they should have."""
     names = {
         unit_name(path): unit_name(alias.path)
         for alias in aliases.aliases
         for path in alias.names
         if unit_name(path) != unit_name(alias.path)
     }
-    contents = {change.path: change for change in changes}
-    renamed: list[Change] = []
+    found: dict[str, str] = {}
     for top in UNIT_FOLDERS:
         folders = [f"/{top}"]
         folders += [f"/{top}/{name}" for name in guest.names(f"/{top}") if name.endswith((".wants", ".requires"))]
@@ -162,14 +173,9 @@ def _unit_names(guest: Guest, aliases: AliasMap, changes: list[Change]) -> list[
             for name in guest.names(folder):
                 stem, dot, kind = name.rpartition(".")
                 fresh = names.get(stem)
-                if not dot or fresh is None or kind not in ("swap", "mount", "device", "automount"):
-                    continue
-                old, new = f"{folder}/{name}", f"{folder}/{fresh}.{kind}"
-                renamed += _rename(guest, old, new, contents.get(old), aliases)
-    for change in renamed:
-        if change.path in contents:
-            changes.remove(contents[change.path])
-    return renamed
+                if dot and fresh is not None and kind in ("swap", "mount", "device", "automount"):
+                    found[f"{folder}/{name}"] = f"{folder}/{fresh}.{kind}"
+    return found
 
 
 def _rename(guest: Guest, old: str, new: str, edited: Change | None, aliases: AliasMap) -> list[Change]:

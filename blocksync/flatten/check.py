@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from blocksync.errors import FlattenError
 from blocksync.flatten.aliases import AliasMap
 from blocksync.flatten.bootloader import SEAL, bios_place, find_esp, grub_folder
-from blocksync.flatten.changes import found_files, kernel_words
+from blocksync.flatten.changes import found_files, kernel_words, misnamed_units
 from blocksync.flatten.initrd import InitrdFacts, read_initrd
 from blocksync.flatten.mounts import privately
 from blocksync.flatten.plan import Plan
 from blocksync.flatten.repair import recorded_plan
-from blocksync.flatten.rules import REMOVED, RULES
+from blocksync.flatten.rules import ARCHIVED, REMOVED, RULES
 from blocksync.flatten.system import System, TargetDisk, assembled, fstab_entries, look_at
+from blocksync.flatten.tree import Guest
 
 _FORMS = re.compile(
     r"/dev/mapper/(?!control\b)[A-Za-z0-9+_.]+(?:--[A-Za-z0-9+_.]+)*-[A-Za-z0-9+_.-]+"
@@ -77,7 +78,7 @@ def _check(path: str, plan: Plan | None) -> list[Leftover]:
             known = recorded_plan(system.guest)
     aliases = known.alias_map() if known is not None else AliasMap((), disk.table or "gpt")
     with assembled(disk, aliases, write=False) as system:
-        return [*_disk_findings(disk), *_file_findings(system, aliases), *_boot_findings(system, aliases)]
+        return [*_disk_findings(disk), *file_findings(system.guest, aliases), *_boot_findings(system, aliases)]
 
 
 def _disk_findings(disk: TargetDisk) -> Iterator[Leftover]:
@@ -103,11 +104,12 @@ def _disk_findings(disk: TargetDisk) -> Iterator[Leftover]:
         )
 
 
-def _file_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
-    words = kernel_words(system.guest, aliases)
+def file_findings(guest: Guest, aliases: AliasMap) -> Iterator[Leftover]:
+    """What a system's files still name."""
+    words = kernel_words(guest, aliases)
     told: set[str] = set()
     for rule in RULES:
-        for path, text in found_files(system.guest, rule):
+        for path, text in found_files(guest, rule):
             if path in told:
                 continue
             try:
@@ -126,11 +128,25 @@ def _file_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
                     symptom=symptom,
                     fatal=rule.fatal,
                 )
-    for name in REMOVED:
-        if system.guest.kind(f"/{name}") == "file":
+    for path in misnamed_units(guest, aliases):
+        yield Leftover(
+            code="BS1132",
+            rule="unit-names",
+            where=path,
+            names=(path.rpartition("/")[2],),
+            symptom="the unit's name and its What= differ: systemd refuses to load it, and what it mounts is missing",
+            fatal=True,
+        )
+    yield from _stale_findings(guest)
+
+
+def _stale_findings(guest: Guest) -> Iterator[Leftover]:
+    kept = [(f"{folder}/{name}", "archive") for folder in ARCHIVED for name in guest.names(f"/{folder}")]
+    for name, rule in [*((name, "stale") for name in REMOVED), *kept]:
+        if guest.kind(f"/{name}") == "file":
             yield Leftover(
                 code="BS1144",
-                rule="stale",
+                rule=rule,
                 where=f"/{name}",
                 names=(),
                 symptom="LVM, or the next grub-install, believes in the old machine's disks",

@@ -11,6 +11,7 @@ from blocksync.errors import FlattenError, GuestFileError
 from blocksync.flatten.aliases import AliasMap, mapper_name, unit_name
 from blocksync.flatten.arguments import edit_arguments
 from blocksync.flatten.changes import apply_changes, diff, find_changes
+from blocksync.flatten.check import file_findings
 from blocksync.flatten.grubfiles import edit_environment
 from blocksync.flatten.rules import RULES
 
@@ -65,6 +66,21 @@ def test_a_rule_that_is_left_out_leaves_its_files(rule: str, tmp_path: Path) -> 
         left += sum(change.rule == rule for change in all_changes)
         assert not any(change.rule == rule for change in fewer)
     assert left or rule == "default-grub-parts"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_each_edit_that_is_left_out_is_predicted(system: str, tmp_path: Path) -> None:
+    every = find_changes(guest(copied(system, "before", tmp_path / "root")), alias_map(system))
+    steps = {change.rule for change in every} - {"relabel"}
+    assert len(steps) >= 4
+    for step in steps:
+        tree = copied(system, "before", tmp_path / step)
+        apply_changes(guest(tree), find_changes(guest(tree), alias_map(system), skip=frozenset({step})), {})
+        found = list(file_findings(guest(tree), alias_map(system)))
+        assert {each.rule for each in found} == {step}
+        rule = next((rule for rule in RULES if rule.name == step), None)
+        if rule is not None:
+            assert {(each.code, each.fatal) for each in found} == {(rule.code, rule.fatal)}
 
 
 def test_names_are_matched_whole() -> None:

@@ -14,17 +14,22 @@ from blocksync.flatten import record
 from blocksync.flatten.changes import apply_changes, find_changes
 from blocksync.flatten.plan import make_plan
 from blocksync.flatten.refusals import Wishes
-from blocksync.flatten.rules import RULES
+from blocksync.flatten.rules import ARCHIVED, REMOVED, RULES, Rule
 
 BAIT = "/dev/mapper/almalinux-root / xfs defaults 0 0\nroot=/dev/mapper/almalinux-root rd.lvm.lv=almalinux/root\n"
-EDITED = sorted(
-    {
-        path.replace("*/", "any/").replace("*.", "any.").replace("*", "any")
-        for rule in RULES
-        for path in rule.patterns
-        if rule.links
-    }
-)
+
+
+def examples(rules: list[Rule]) -> list[str]:
+    """A path for each pattern."""
+    patterns = {path for rule in rules for path in rule.patterns}
+    return sorted(path.replace("*", "any") for path in patterns)
+
+
+RULED = examples(list(RULES))
+FOLLOWED = examples([rule for rule in RULES if rule.links])
+TAKEN_AWAY = [*REMOVED, *(f"{folder}/any" for folder in ARCHIVED)]
+EDITED = [*RULED, *TAKEN_AWAY]
+"""Every path that a repair reads, edits or removes."""
 
 
 def outside(tmp_path: Path) -> Path:
@@ -74,10 +79,15 @@ def test_links_that_loop_are_refused(tmp_path: Path) -> None:
         find_changes(guest(tree), alias_map("el9"))
 
 
-@pytest.mark.parametrize(
-    "path", ["etc/fstab", "boot/grub2/grubenv", "etc/default/grub", "etc/dracut.conf.d/x.conf"]
-)
-@pytest.mark.parametrize("kind", ["giant", "garbage", "fifo", "device"])
+UNFIT = [
+    *((path, kind) for path in RULED for kind in ("giant", "garbage")),
+    # What is no ordinary file: of units a link or a pipe is nobody's text, and stays as it is.
+    *((path, kind) for path in FOLLOWED for kind in ("fifo", "device")),
+    *((path, "giant") for path in TAKEN_AWAY),
+]
+
+
+@pytest.mark.parametrize(("path", "kind"), UNFIT)
 def test_what_is_no_configuration_file_is_refused_before_anything_is_written(
     path: str, kind: str, tmp_path: Path
 ) -> None:

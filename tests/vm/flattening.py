@@ -19,7 +19,7 @@ from pathlib import Path
 from blocksync import api
 from blocksync.flatten.boottest import BootReport, boot_test, plain
 from blocksync.options import FlattenOptions
-from tests.vm.systems import RECIPES, Recipe, cached
+from tests.vm.systems import RECIPES, Recipe, cached, fs_uuid
 
 BOOT_SECONDS = 1500.0
 MIB = 1 << 20
@@ -34,6 +34,8 @@ class Seen:
     swaps: tuple[str, ...]
     failed: str
     volumes: str
+    volumes_code: str
+    physical: str
     command_line: str
     markers: dict[str, str]
 
@@ -56,9 +58,9 @@ def seen(text: str) -> Seen:
     mounts: dict[str, tuple[str, str]] = {}
     markers: dict[str, str] = {}
     swaps: list[str] = []
-    said = {"FAILED": "", "LVS": "", "CMDLINE": ""}
+    said = {"FAILED": "", "LVS": "", "LVSCODE": "", "PVS": "", "CMDLINE": ""}
     for line in text[text.index("REPORT-BEGIN") :].splitlines():
-        for word in ("MOUNT ", "SWAP ", "FAILED ", "LVS ", "CMDLINE ", "MARKER "):
+        for word in ("MOUNT ", "SWAP ", "MARKER ", *(f"{name} " for name in said)):
             at = line.find(word)
             if at < 0:
                 continue
@@ -77,6 +79,8 @@ def seen(text: str) -> Seen:
         swaps=tuple(swaps),
         failed=said["FAILED"],
         volumes=said["LVS"],
+        volumes_code=said["LVSCODE"],
+        physical=said["PVS"],
         command_line=said["CMDLINE"],
         markers=markers,
     )
@@ -99,6 +103,9 @@ def faults(recipe: Recipe, report: BootReport, told: Seen | None) -> list[str]:
         found.append(f"swap on {told.swaps}")
     found += [f"failed units: {told.failed}"] if told.failed else []
     found += [f"lvs finds {told.volumes}"] if told.volumes else []
+    found += [f"pvs finds {told.physical}"] if told.physical else []
+    # An lvs that could not look finds nothing either.
+    found += [f"lvs ended with {told.volumes_code or 'nothing'}"] if told.volumes_code != "0" else []
     if any(marker != recipe.marker for marker in told.markers.values()) or "/etc/marker" not in told.markers:
         found.append(f"markers {told.markers}")
     return found
@@ -141,11 +148,22 @@ def run(recipe: Recipe, *, local: bool, rebuild: bool = False) -> dict[str, obje
 NEGATIVES = (
     # system, step that is left out, what --check says, what the boot shows
     ("many", "fstab", "BS1130", "emergency"),
+    ("many", "resume=", "BS1138", "login"),
     ("bios-mbr", "grub.cfg", "BS1133", "initramfs"),
     ("bios-mbr", "loader", "BS1145", "no-loader"),
     ("bios-gpt", "prefix", "BS1145", "grub-rescue"),
     ("dracut", "rd.lvm=0", "BS1147", "dracut"),
 )
+
+
+_SYMPTOMS = {  # the words of the facts, as each of these systems writes them
+    "fstab": "Timed out waiting for device",
+    "resume=": "Gave up waiting for suspend/resume device",
+    "grub.cfg": "does not exist",
+    "loader": "Booting from Hard Disk",
+    "prefix": "not found",
+    "rd.lvm=0": "dracut-initqueue",
+}
 
 
 def negative(name: str, step: str, code: str, verdict: str) -> dict[str, object]:
@@ -154,21 +172,25 @@ def negative(name: str, step: str, code: str, verdict: str) -> dict[str, object]
     with tempfile.TemporaryDirectory(prefix="flattening-") as folder_name:
         folder = Path(folder_name)
         target = folder / "target.img"
-        skip = () if step in ("prefix", "rd.lvm=0") else (step,)
+        skip = () if step in ("prefix", "rd.lvm=0", "resume=") else (step,)
         options = FlattenOptions(create=True, state_dir=folder / "state", skip=skip)
         api.flatten([str(disk) for disk in disks], str(target), options)
         if step == "prefix":
             _old_loader(disks[0], target)
         elif step == "rd.lvm=0":
             _blank(target, b" rd.lvm=0")
+        elif step == "resume=":
+            _blank(target, f" resume=UUID={fs_uuid(RECIPES[name], 'swap')}".encode())
         codes = sorted({each.code for each in api.check_flattened(str(target))})
         # Firmware that hands over to nothing says no more: that verdict comes when the time is over.
         seconds = 120.0 if step == "loader" else BOOT_SECONDS
         report = boot_test(str(target), firmware="bios", folder=folder / "boot", seconds=seconds)
+        symptom = _SYMPTOMS[step] in plain(Path(report.console).read_bytes()) + report.seen
     return {
         "system": name,
         "left out": step,
-        "ok": code in codes and report.verdict == verdict,
+        "ok": code in codes and report.verdict == verdict and symptom,
+        "symptom": _SYMPTOMS[step] if symptom else "",
         "predicted": codes,
         "verdict": report.verdict,
         "seen": report.seen,

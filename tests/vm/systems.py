@@ -42,6 +42,8 @@ findmnt -rn --real -o TARGET,SOURCE,FSTYPE | sed 's/^/MOUNT /'
 swapon --noheadings --show=NAME,TYPE | sed 's/^/SWAP /'
 echo "FAILED $(systemctl list-units --failed --no-legend --plain | tr '\\n' ' ')"
 echo "LVS $(lvs --noheadings -o vg_name,lv_name 2>/dev/null | tr '\\n' ' ')"
+lvs >/dev/null 2>&1; echo "LVSCODE $?"
+echo "PVS $(pvs --noheadings -o pv_name 2>/dev/null | tr '\\n' ' ')"
 echo "CMDLINE $(cat /proc/cmdline)"
 for marker in /etc/marker /var/marker /home/marker; do [ -e $marker ] && echo "MARKER $marker $(cat $marker)"; done
 echo "REPORT-END"
