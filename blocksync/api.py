@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from blocksync.engine.reach import Reach
     from blocksync.flatten.boottest import BootReport
     from blocksync.flatten.check import Leftover
-    from blocksync.flatten.plan import Plan
+    from blocksync.flatten.outlook import Outlook
     from blocksync.flatten.repair import RepairReport
     from blocksync.volumes.layout import Layout
 
@@ -438,17 +438,18 @@ def flatten(
         return flatten_disks(disks, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
 
 
-def plan_flatten(sources: Sequence[str], options: FlattenOptions | None = None) -> Plan:
-    """What :func:`flatten` would make of some disks; nothing is written.
+def plan_flatten(sources: Sequence[str], options: FlattenOptions | None = None) -> Outlook:
+    """What :func:`flatten` would make of some disks, and which files it would edit; nothing is written or mounted.
 
     Raises:
         FlattenRefusedError: the layout cannot be flattened; each reason has its class.
     """
     from blocksync.flatten.local import wishes_of
+    from blocksync.flatten.outlook import outlook
     from blocksync.flatten.sources import plan_for
 
     with _opened_together(sources, rescue=False) as disks:
-        return plan_for(disks, wishes_of(options or FlattenOptions()))
+        return outlook(disks, plan_for(disks, wishes_of(options or FlattenOptions())))
 
 
 def repair_flattened(

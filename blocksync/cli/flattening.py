@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from blocksync.flatten.check import Leftover
-    from blocksync.flatten.plan import Plan
+    from blocksync.flatten.outlook import Outlook
     from blocksync.flatten.repair import RepairReport
     from blocksync.options import FlattenResult
 
@@ -182,7 +182,7 @@ def repair_lines(report: RepairReport, *, dry_run: bool) -> list[str]:
     return [*lines, *report.loaders, *(f"note: {note}" for note in report.notes)]
 
 
-def plan_lines(plan: Plan) -> list[str]:
+def plan_lines(plan: Outlook) -> list[str]:
     """A plan in words."""
     lines = [f"target: {plan.table.upper()}, at least {show_size(plan.size)}, boots by {plan.firmware.upper()}"]
     goes = {copy.to: copy for copy in plan.copies}
@@ -197,6 +197,9 @@ def plan_lines(plan: Plan) -> list[str]:
     lines.append("names and what replaces them:")
     for alias in plan.aliases:
         lines += [f"  {name} -> {alias.tag}" for name in (*alias.names, *alias.grub_names)]
+    if plan.edits:
+        lines.append("files that will be edited or moved away:")
+        lines += [f"  {rule}: {path}" for rule, path in plan.edits]
     lines.append("files that are looked at:")
     lines += [f"  {rule.name}: {', '.join(rule.patterns)}" for rule in RULES]
     lines += [f"  removed: {', '.join(REMOVED)}", f"  archived: {', '.join(ARCHIVED)}"]

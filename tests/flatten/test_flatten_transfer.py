@@ -113,6 +113,19 @@ def test_a_local_flatten_gives_partitions_without_old_names(disks: list[Path], t
     assert not subprocess.run(["losetup", "-j", target], capture_output=True, text=True, check=True).stdout
 
 
+def test_the_plan_names_the_edits_that_the_repair_then_makes(
+    disks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [disk.read_bytes() for disk in disks]
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "geteuid", lambda: 1000)  # the root volume lies in pieces on two disks all the same
+        plan = api.plan_flatten([str(disk) for disk in disks])
+    assert [disk.read_bytes() for disk in disks] == before
+    assert ("fstab", "/etc/fstab") in plan.edits
+    assert ("grub.cfg", "/boot/grub/grub.cfg") in plan.edits
+    assert sorted(plan.edits) == sorted(local(disks, tmp_path).changed)
+
+
 @pytest.mark.parametrize(("kind", "options"), [("xfs", "defaults"), ("btrfs", "subvol=@")])
 def test_roots_on_other_filesystems_are_found_and_repaired(kind: str, options: str, tmp_path: Path) -> None:
     need_root()
