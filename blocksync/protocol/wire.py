@@ -23,6 +23,7 @@ assert HEADER.size == HEADER_BYTES
 HELLO = struct.Struct("<16s32sHH12x")
 HELLO_BYTES = 64
 assert HELLO.size == HELLO_BYTES
+_HELLO_USED_BYTES = HELLO_BYTES - 12
 RANGE = struct.Struct("<QQ")
 assert RANGE.size == 16
 PATCH_BLOCK = struct.Struct("<HH")
@@ -148,6 +149,8 @@ class Hello:
         session, token, ordinal, version = HELLO.unpack(payload)
         if version != PROTOCOL_VERSION:
             raise VersionSkewError(f"the peer speaks data protocol {version}, this end {PROTOCOL_VERSION}")
+        if any(payload[_HELLO_USED_BYTES:]):
+            raise ProtocolError("the reserved bytes of a HELLO are not zero")
         return cls(session=session, token=token, ordinal=ordinal)
 
 
