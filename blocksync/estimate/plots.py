@@ -9,6 +9,8 @@ WIDTH = 640
 ROW = 26
 LABEL = 150
 VALUE = 110
+# About as wide as a letter of the plots' text.
+LETTER = 7.5
 LEAST_WIDTH = 1.5
 
 
@@ -48,7 +50,9 @@ def bars(rows: Sequence[tuple[str, float, str]], colour: str, spans: Sequence[tu
         spans: of each row, between which it lies: drawn as a whisker.
     """
     most = max([amount for _, amount, _ in rows] + [high for _, high in spans], default=0.0) or 1.0
-    scale = (WIDTH - LABEL - VALUE) / most
+    # Room behind the longest bar for the longest text, so that none is cut off at the plot's edge.
+    room = max([VALUE] + [16 + LETTER * len(text) for _, _, text in rows])
+    scale = (WIDTH - LABEL - room) / most
     drawn = []
     for index, (label, amount, text) in enumerate(rows):
         y = index * ROW
