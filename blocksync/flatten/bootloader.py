@@ -26,7 +26,7 @@ from pathlib import Path
 
 from blocksync.errors import BootLoaderError, GuestFileError
 from blocksync.flatten.changes import FOLDER, keep_original
-from blocksync.flatten.plan import BIOS_BOOT_TYPE
+from blocksync.flatten.kinds import BIOS_BOOT_TYPE
 from blocksync.flatten.system import Part, System
 from blocksync.flatten.tree import Guest
 

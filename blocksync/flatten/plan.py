@@ -18,19 +18,13 @@ from blocksync.errors import (
     UsageError,
 )
 from blocksync.flatten.aliases import Alias, AliasMap, volume_alias
+from blocksync.flatten.kinds import BIOS_BOOT_TYPE, ESP_TYPE, LINUX_TYPE, SWAP_TYPE, SWAPS, blkid_name, type_in
 from blocksync.flatten.refusals import Wishes, is_flattened, refusals
 from blocksync.flatten.table import ALIGNMENT_BYTES, GPT_ENTRIES, MBR_MOST_PARTITIONS, Slice, table_tail_bytes
-from blocksync.volumes.layout import Disk, Filesystem, Layout, Partition, Volume
+from blocksync.volumes.layout import Disk, Layout, Partition, Volume
 
-ESP_TYPE = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
-BIOS_BOOT_TYPE = "21686148-6449-6e6f-744e-656564454649"
-LINUX_TYPE = "0fc63daf-8483-4772-8e79-3d69d8477de4"
-SWAP_TYPE = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"
-_MBR_TYPES = {ESP_TYPE: "0xef", LINUX_TYPE: "0x83", SWAP_TYPE: "0x82"}
-_GPT_TYPES = {"0xef": ESP_TYPE, "0x82": SWAP_TYPE, "0x07": "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"}
 _NAMES = uuid.UUID("0f3a3c1e-5d0e-5c8e-9a53-6a1c1f7b2d10")  # of ours: identities are derived in it
 _MBR_REACH_BYTES = (1 << 32) - 1
-_SWAPS = frozenset({"swap", "swsuspend"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +285,7 @@ class _Planning:
         part = self._old(key)
         assert part is not None
         disk = self.layout.disks[key[0]]
-        kind = _type_in(table, part.type_id, disk.table, part.filesystem)
+        kind = type_in(table, part.type_id, disk.table, part.filesystem)
         if part.type_id == BIOS_BOOT_TYPE:
             return part.size, kind, part.name, None, None
         content = part.filesystem
@@ -308,7 +302,7 @@ class _Planning:
         fresh = self._partuuid(table, identity, number, part.name, part)
         if part.uuid and part.uuid != fresh:
             names += (f"PARTUUID={part.uuid}", f"/dev/disk/by-partuuid/{part.uuid}")
-        alias = Alias(names=names, number=number, partuuid=fresh, uuid=copy.uuid, filesystem=_blkid(content))
+        alias = Alias(names=names, number=number, partuuid=fresh, uuid=copy.uuid, filesystem=blkid_name(content))
         return part.size, kind, part.name, copy, alias if names else None
 
     def _volume_content(
@@ -317,7 +311,7 @@ class _Planning:
         volume = next(volume for volume in self.volumes if volume.path == path)
         group = next(group for group in self.layout.groups if volume in group.volumes)
         content = volume.filesystem
-        kind = SWAP_TYPE if content is not None and content.kind in _SWAPS else LINUX_TYPE
+        kind = SWAP_TYPE if content is not None and content.kind in SWAPS else LINUX_TYPE
         name = f"{group.name}-{volume.name}"[:36]
         copy = Copy(
             to=number,
@@ -336,9 +330,9 @@ class _Planning:
             number=number,
             partuuid=self._partuuid(table, identity, number, name, None),
             uuid=copy.uuid,
-            filesystem=_blkid(content),
+            filesystem=blkid_name(content),
         )
-        return volume.size, _type_in(table, kind, "gpt", content), name, copy, alias
+        return volume.size, type_in(table, kind, "gpt", content), name, copy, alias
 
     def _partuuid(self, table: str, identity: str, number: int, name: str, old: Partition | None) -> str:
         if table == "mbr":
@@ -392,29 +386,6 @@ def _kept(layout: Layout) -> Iterator[tuple[int, Partition]]:
 
 def _whole(disk: Disk) -> Partition:
     return Partition(number=0, offset=0, size=disk.size, type_id="0x83", uuid="", filesystem=disk.filesystem)
-
-
-def _type_in(table: str, kind: str, table_of_kind: str, content: Filesystem | None) -> str:
-    """A partition's type, in the new table's terms."""
-    swap = content is not None and content.kind in _SWAPS
-    if table == "gpt":
-        if table_of_kind == "gpt":
-            return kind
-        return _GPT_TYPES.get(kind, SWAP_TYPE if swap else LINUX_TYPE)
-    if table_of_kind == "mbr":
-        return kind
-    return _MBR_TYPES.get(kind, "0x82" if swap else "0x83")
-
-
-def _blkid(content: Filesystem | None) -> str:
-    """A kind as fstab and blkid call it."""
-    if content is None:
-        return ""
-    if content.kind in _SWAPS:
-        return "swap"
-    if content.kind.startswith("fat"):
-        return "vfat"
-    return {"luks": "crypto_LUKS"}.get(content.kind, content.kind)
 
 
 def _aligned(size: int) -> int:

@@ -16,8 +16,8 @@ from blocksync.errors import FlattenError, GuestMountError, TargetError, from_os
 from blocksync.flatten.aliases import AliasMap
 from blocksync.flatten.debugfs import ExtTree
 from blocksync.flatten.fat import FatTree
+from blocksync.flatten.kinds import BIOS_BOOT_TYPE, ESP_TYPE
 from blocksync.flatten.mounts import Place, mounted
-from blocksync.flatten.plan import BIOS_BOOT_TYPE, ESP_TYPE
 from blocksync.flatten.tree import Guest, Tree, split
 from blocksync.volumes.layout import Disk, read_layout
 from blocksync.volumes.reader import FileReader

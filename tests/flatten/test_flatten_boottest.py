@@ -10,7 +10,8 @@ import pytest
 
 from blocksync.cli import main
 from blocksync.errors import BootTestError
-from blocksync.flatten.boottest import boot_test, judge, notices, plain
+from blocksync.flatten.bootsigns import judge, notices, plain
+from blocksync.flatten.boottest import boot_test
 from tests.devices import image
 
 MIB = 1 << 20

@@ -22,7 +22,8 @@ from blocksync.errors import (
     FlattenVdoError,
     UsageError,
 )
-from blocksync.flatten.plan import BIOS_BOOT_TYPE, ESP_TYPE, LINUX_TYPE, Plan, make_plan
+from blocksync.flatten.kinds import BIOS_BOOT_TYPE, ESP_TYPE, LINUX_TYPE
+from blocksync.flatten.plan import Plan, make_plan
 from blocksync.flatten.refusals import Wishes
 from blocksync.flatten.table import BOOT_CODE_BYTES, Slice, encode
 from blocksync.volumes.layout import Disk, Filesystem, Group, Layout, Partition, Physical, Volume

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocksync import api
-from blocksync.flatten.boottest import BootReport, boot_test, plain
+from blocksync.flatten.bootsigns import plain
+from blocksync.flatten.boottest import BootReport, boot_test
 from blocksync.options import FlattenOptions
 from tests.vm.systems import RECIPES, Recipe, cached, fs_uuid
 

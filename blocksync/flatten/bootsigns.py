@@ -1,0 +1,101 @@
+"""What a console shows, and what it means: signs that end a trial boot, and what spoils one that comes up."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][0-9A-B]|\r")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sign:
+    """Something that a console shows.
+
+    Args:
+        verdict: what it means: ``login``, ``emergency``, ``grub-rescue``, ``initramfs``, ``panic``, ``dracut``,
+            ``no-loader``, ``resume``.
+        pattern: of the text.
+        last: nothing else will come.
+        remedy: what to do.
+    """
+
+    verdict: str
+    pattern: re.Pattern[str]
+    last: bool
+    remedy: str
+
+
+_REPAIR = "blocksync flatten --check TARGET names what is left; blocksync flatten --repair TARGET mends it"
+SIGNS = (
+    Sign(verdict="login", pattern=re.compile(r"^[\w.-]{1,64} login: ?", re.MULTILINE), last=True, remedy=""),
+    Sign(
+        verdict="emergency",
+        pattern=re.compile(r"You are in (?:emergency|rescue) mode|Give root password for maintenance"),
+        last=True,
+        remedy=f"a filesystem of fstab did not come: look for 'Timed out waiting for device' above; {_REPAIR}",
+    ),
+    Sign(
+        verdict="grub-rescue",
+        pattern=re.compile(r"grub rescue>|error: disk .{0,200} not found|error: no such device"),
+        last=True,
+        remedy=f"GRUB looks for its files on the old volume: {_REPAIR}",
+    ),
+    Sign(
+        verdict="grub-prompt",
+        pattern=re.compile(r"^\s*grub> ?", re.MULTILINE),
+        last=True,
+        remedy=f"GRUB found no configuration: {_REPAIR}",
+    ),
+    Sign(
+        verdict="initramfs",
+        pattern=re.compile(r"\(initramfs\) ?|ALERT!\s+\S+ does not exist|Dropping to a shell"),
+        last=True,
+        remedy=f"the kernel's root= names something that is not there: {_REPAIR}",
+    ),
+    Sign(
+        verdict="dracut",
+        pattern=re.compile(r"Warning: dracut-initqueue.{0,40}timeout|Entering emergency mode|dracut:/#"),
+        last=True,
+        remedy=f"the initramfs waits for the old volumes: the command line needs rd.lvm=0; {_REPAIR}",
+    ),
+    Sign(
+        verdict="panic",
+        pattern=re.compile(r"Kernel panic - not syncing"),
+        last=True,
+        remedy="look at the console above: a missing driver for the disk, or a root that cannot be mounted",
+    ),
+    Sign(
+        verdict="no-loader",
+        pattern=re.compile(r"No bootable device|Boot failed: not a bootable disk|BdsDxe: No bootable option"),
+        last=True,
+        remedy=f"there is no boot loader for this firmware on the target: {_REPAIR}",
+    ),
+)
+NOTICES = (
+    (re.compile(r"Timed out waiting for device ([^\n]{0,200})"), "a device did not come"),
+    (re.compile(r"Gave up waiting for (suspend/resume device)"), "the initramfs waited for the old swap"),
+    (re.compile(r"Dependency failed for ([^\n]{0,200})"), "something did not come up"),
+    (re.compile(r"Failed to start ([^\n]{0,200})"), "a unit failed"),
+)
+
+
+def judge(text: str) -> tuple[Sign, str] | None:
+    """The first of the signs in the order of their appearance, and the line that told it."""
+    best: tuple[int, Sign, str] | None = None
+    for sign in SIGNS:
+        hit = sign.pattern.search(text)
+        if hit is not None and (best is None or hit.start() < best[0]):
+            line = text[text.rfind("\n", 0, hit.start()) + 1 :].partition("\n")[0]
+            best = hit.start(), sign, line.strip()[:200]
+    return best[1:] if best is not None else None
+
+
+def notices(text: str) -> list[str]:
+    """What a console shows beside its end."""
+    return [f"{what}: {hit[1].strip()}" for pattern, what in NOTICES for hit in pattern.finditer(text)][:50]
+
+
+def plain(raw: bytes) -> str:
+    """A console's bytes as text, without the terminal's escapes."""
+    return _ESCAPES.sub("", raw.decode("utf-8", "replace"))
