@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocksync import api
+from blocksync.flatten.bootloader import located_boot, located_core
 from blocksync.flatten.bootsigns import plain
 from blocksync.flatten.boottest import BootReport, boot_test
 from blocksync.options import FlattenOptions
+from tests.vm.base import run as run_tool
 from tests.vm.systems import RECIPES, Recipe, cached, fs_uuid
 
 BOOT_SECONDS = 1500.0
@@ -162,7 +164,7 @@ _SYMPTOMS = {  # the words of the facts, as each of these systems writes them
     "resume=": "Gave up waiting for suspend/resume device",
     "grub.cfg": "does not exist",
     "loader": "Booting from Hard Disk",
-    "prefix": "not found",
+    "prefix": "grub rescue>",
     "rd.lvm=0": "dracut-initqueue",
 }
 
@@ -177,7 +179,7 @@ def negative(name: str, step: str, code: str, verdict: str) -> dict[str, object]
         options = FlattenOptions(create=True, state_dir=folder / "state", skip=skip)
         api.flatten([str(disk) for disk in disks], str(target), options)
         if step == "prefix":
-            _old_loader(disks[0], target)
+            _old_loader(disks, target)
         elif step == "rd.lvm=0":
             _blank(target, b" rd.lvm=0")
         elif step == "resume=":
@@ -200,13 +202,22 @@ def negative(name: str, step: str, code: str, verdict: str) -> dict[str, object]
     }
 
 
-def _old_loader(disk: Path, target: Path) -> None:
-    """Put the source's own GRUB there, whose prefix is on the old volume."""
-    with disk.open("rb") as source, target.open("r+b") as file:
-        file.write(source.read(440))
-        source.seek(MIB)
-        file.seek(MIB)
-        file.write(source.read(MIB))
+def _old_loader(disks: list[Path], target: Path) -> None:
+    """Put a GRUB there as grub-install makes it: a small core, with all else in a prefix on the old volume."""
+    root = next(
+        alias for alias in api.plan_flatten([str(disk) for disk in disks]).aliases if alias.volume == "root"
+    )
+    modules = Path("/usr/lib/grub/i386-pc")
+    with tempfile.TemporaryDirectory(prefix="flattening-") as folder:
+        image = Path(folder) / "image"
+        names = ["biosdisk", "part_gpt", "part_msdos", "ext2", "lvm"]
+        run_tool("grub-mkimage", "-O", "i386-pc", "-p", f"({root.grub_names[0]})/boot/grub", "-o", image, *names)
+        core = image.read_bytes()
+    first = MIB // 512
+    with target.open("r+b") as file:
+        file.write(located_boot((modules / "boot.img").read_bytes(), first))
+        file.seek(first * 512)
+        file.write(located_core(core, first, -(-len(core) // 512)))
 
 
 def _blank(target: Path, words: bytes) -> None:
