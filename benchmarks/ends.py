@@ -46,6 +46,7 @@ class Ends:
         to: address that the sender uses, where it is another.
         ports: control and data.
         target: folder of the targets; ``folder`` by default.
+        more: words behind the receiver's command.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Ends:
         listen: str = "127.0.0.1",
         to: str = "",
         target: Path | None = None,
+        more: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         self.near = near
@@ -71,7 +73,7 @@ class Ends:
             [
                 *far, sys.executable, "-m", "blocksync", "recv", "--json", *targets, "--listen", listen,
                 "--control-port", str(ports[0]), "--data-port", str(ports[1]), "--state-dir", str(folder / "far"),
-                "--code-file", str(folder / "code"),
+                "--code-file", str(folder / "code"), *more,
             ],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip

@@ -37,7 +37,8 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     │   ├── ProtocolError          7   bytes that are no frame of ours
     │   ├── VersionSkewError       7
     │   ├── SlotBusyError          7   somebody else is sending to this slot
-    │   └── SlotPreparingError     7   the target is being re-hashed; ask again
+    │   ├── SlotPreparingError     7   the target is being re-hashed; ask again
+    │   └── ReceiverFullError      7   too many senders at a time; ask again
     ├── NetworkError               8
     ├── IntegrityError             9   digests differ where they must not
     │   └── ReceiptError           9   a receipt is not what both ends signed
@@ -307,6 +308,14 @@ class SlotPreparingError(PeerError):
     code = "BS0704"
     retryable = True
     default_remedy = "wait: the sender asks again by itself"
+
+
+class ReceiverFullError(PeerError):
+    """The receiver serves as many senders as it may, or has no buffers left; it can be asked again."""
+
+    code = "BS0705"
+    retryable = True
+    default_remedy = "wait: the sender asks again by itself; blocksync recv --senders and --memory say how many fit"
 
 
 class NetworkError(BlocksyncError):

@@ -150,6 +150,9 @@ class ReceiveOptions:
         on_listening: called with a :class:`Listening` once both ports answer.
         repair: mend the system on a target that a sender flattened; mounts its filesystems.
         boot_test: and boot a throw-away overlay of it.
+        senders: at a time; the others wait.
+        memory: bytes of buffers for all senders together; 0 for a quarter of the machine's, at most 512 MiB.
+        code_folder: hand out a code for each slot instead of one for all, in a file of the slot's name (0600).
     """
 
     targets: tuple[TargetSpec, ...]
@@ -163,6 +166,9 @@ class ReceiveOptions:
     status_listen: str = ""
     repair: bool = True
     boot_test: bool = False
+    senders: int = 64
+    memory: int = 0
+    code_folder: Path | None = None
     progress: ProgressCallback | None = None
     on_listening: Callable[[Listening], None] | None = None
 
@@ -173,10 +179,11 @@ class Listening:
 
     Args:
         control_port, data_port: as bound, also where 0 was asked for.
-        code: works once, for fifteen minutes.
+        code: works once, for fifteen minutes; empty where each slot has its own.
         fingerprint: hex SHA-256 of the receiver's certificate.
         slots: that it offers.
         status_port: of the status page on loopback; 0 for none.
+        codes: ``(slot, code)`` where each slot has its own.
     """
 
     control_port: int
@@ -185,6 +192,7 @@ class Listening:
     fingerprint: str
     slots: tuple[str, ...]
     status_port: int = 0
+    codes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,18 @@ _ANYWHERE = ("192.0.2.1", 9)
 @click.option("--data-port", type=PORT, default=DEFAULT_DATA_PORT, show_default=True, help="0 picks one.")
 @log_option
 @click.option("--code-file", type=PATH, metavar="FILE", help="Also write the pairing code there (0600).")
+@click.option(
+    "--code-folder", type=PATH, metavar="DIR", help="A code of its own for each slot, in files of the slots' names."
+)
+@click.option(
+    "--senders", type=click.IntRange(1, 1024), default=64, show_default=True, help="At a time; others wait."
+)
+@click.option(
+    "--memory",
+    type=sized(64 << 20),
+    metavar="SIZE",
+    help="Buffers for all senders together. [default: a quarter of this machine's, at most 512M]",
+)
 @click.option("--user", metavar="NAME", help="Become this user once targets and ports are open; needs root.")
 @common()
 def recv(
@@ -69,6 +81,9 @@ def recv(
     control_port: int,
     data_port: int,
     code_file: Path | None,
+    code_folder: Path | None,
+    senders: int,
+    memory: int | None,
     log_file: Path | None,
     user: str | None,
     state_dir: Path | None,
@@ -89,6 +104,9 @@ def recv(
             data_port=data_port,
             state_dir=state_dir,
             code_file=code_file,
+            code_folder=code_folder,
+            senders=senders,
+            memory=memory or 0,
             repair=not no_repair,
             boot_test=boot_test,
             once=once,
@@ -160,7 +178,12 @@ def _introduce(session: Session, listening: Listening, listen: str) -> None:
     if listening.control_port != DEFAULT_CONTROL_PORT:
         to = f"{to}:{listening.control_port}"
     ports = f"control port {listening.control_port}, data port {listening.data_port}"
-    lines = [f"offering {', '.join(listening.slots)} on {ports}", f"pairing code: {listening.code}"]
+    lines = [f"offering {', '.join(listening.slots)} on {ports}"]
+    if listening.codes:
+        lines.append("pairing codes, one for each slot:")
+        lines.extend(f"  {slot} {code}" for slot, code in listening.codes)
+    else:
+        lines.append(f"pairing code: {listening.code}")
     lines.append("on the source type, and give the code when asked for it:")
     if len(listening.slots) == 1:
         lines.append(f"  blocksync send SOURCE --to {to}")

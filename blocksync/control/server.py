@@ -48,7 +48,7 @@ from blocksync.trust.tls import peer_fingerprint
 
 # What may block for long (opening, committing, reading for a verify) and what is short have threads of their own, so
 # that no peer keeps another's signs of life waiting.
-WORKERS = 16
+WORKERS = 64
 QUICK_WORKERS = 4
 BODY_SECONDS = 10.0
 CLOSING_SECONDS = 1.0

@@ -24,6 +24,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from blocksync.engine.budget import Budget, Share
 from blocksync.errors import BlocksyncError, IncompleteError, ProtocolError
 from blocksync.geometry import DIGEST_BYTES, PAGE_BYTES, PAGE_DIGEST_BYTES, Geometry
 from blocksync.kernels import fold, scan
@@ -34,7 +35,7 @@ from blocksync.targets.base import Target
 # Two windows can be unclaimed at a crash: this keeps what must be sent again below 256 MiB.
 WINDOW_BYTES = 64 << 20
 WINDOW_BLOCKS = 32 << 10
-# Overwrites held back in memory, a window; two windows may hold that much.
+# Overwrites held back in memory, a window; two windows may hold that much. Less where many senders share the memory.
 HELD_BYTES = 16 << 20
 
 
@@ -86,11 +87,10 @@ class _Window:
     def empty(self) -> bool:
         return not self.blocks and not self.zero_runs
 
-    @property
-    def full(self) -> bool:
+    def full(self, share: Share) -> bool:
         return (
             self.plain_bytes >= WINDOW_BYTES
-            or self.held_bytes >= HELD_BYTES
+            or self.held_bytes >= min(HELD_BYTES, share.window_bytes)
             or len(self.blocks) + len(self.zero_runs) >= WINDOW_BLOCKS
         )
 
@@ -101,12 +101,14 @@ class Landing:
     Args:
         target: written to.
         store: the slot's durable state; its epoch is the session's.
+        share: of the receiver's memory; one that nobody else shares when left out.
     """
 
-    def __init__(self, target: Target, store: SlotStore) -> None:
+    def __init__(self, target: Target, store: SlotStore, share: Share | None = None) -> None:
         self._target = target
         self._store = store
         self._geometry: Geometry = store.geometry
+        self._share = share or Budget().admit(store.geometry, 1)
         self._state = threading.Condition()
         self._checkpointing = threading.Lock()
         self._filling = _Window()
@@ -137,7 +139,7 @@ class Landing:
     def zero(self, offset: int, length: int) -> None:
         """A range that reads as zeros."""
         first, count = self._geometry.blocks_of(offset, length)
-        window = self._enter(first, count)
+        window = self._enter(first, count, 0)
         try:
             if self._store.map.any_claimed(first, count):
                 with self._state:
@@ -165,7 +167,8 @@ class Landing:
         span = patches[-1].index + 1
         if first + span > geometry.block_count:
             raise ProtocolError("a PATCH leaves the slot")
-        window = self._enter(first, span, only=[first + patch.index for patch in patches])
+        window = self._enter(first, span, len(pages), only=[first + patch.index for patch in patches])
+        held = 0
         try:
             blocks = [first + patch.index for patch in patches]
             claim, writes, used = self._patched(blocks, patches, pages)
@@ -179,14 +182,14 @@ class Landing:
                     return
                 window.claims.append(claim)
                 window.held.extend(writes)
-                size = sum(len(data) for _, data in writes)
-                window.held_bytes += size
-                window.plain_bytes += size
+                held = sum(len(data) for _, data in writes)
+                window.held_bytes += held
+                window.plain_bytes += held
         except BlocksyncError as error:
             self.fail(error)
             raise
         finally:
-            self._leave(window)
+            self._leave(window, len(pages) - held)
 
     def _patched(
         self, blocks: list[int], patches: list[BlockPatch], pages: memoryview
@@ -217,7 +220,8 @@ class Landing:
 
     def _apply(self, claims: list[_Claim], writes: Iterable[tuple[int, memoryview]], size: int) -> None:
         first, count = claims[0].first, claims[0].count
-        window = self._enter(first, count)
+        window = self._enter(first, count, size)
+        held = 0
         try:
             claimed = self._store.map.any_claimed(first, count)
             for offset, data in writes:
@@ -225,6 +229,7 @@ class Landing:
                     with self._state:
                         window.held.append((offset, bytes(data)))
                         window.held_bytes += len(data)
+                        held += len(data)
                         window.intents.append((first, count))
                 else:
                     self._target.write(offset, data)
@@ -235,7 +240,7 @@ class Landing:
             self.fail(error)
             raise
         finally:
-            self._leave(window)
+            self._leave(window, size - held)
 
     def _digest(self, plain: memoryview) -> tuple[bytes, bytes]:
         geometry = self._geometry
@@ -247,8 +252,11 @@ class Landing:
 
     # -- windows --------------------------------------------------------------------------------------------
 
-    def _enter(self, first: int, count: int, only: list[int] | None = None) -> _Window:
-        """Wait for room in the filling window and for blocks that are not yet durable; then count as a writer."""
+    def _enter(self, first: int, count: int, size: int, only: list[int] | None = None) -> _Window:
+        """Wait for room in the filling window and for blocks that are not yet durable; then count as a writer.
+
+        ``size`` bytes of the receiver's memory are reserved, in case that they must be held back.
+        """
         with self._state:
             while True:
                 if self._failure is not None:
@@ -258,7 +266,8 @@ class Landing:
                 touches = filling.touches(first, count, only) or (
                     settling is not None and settling.touches(first, count, only)
                 )
-                if not touches and not filling.full:
+                # What is missing is in this session's own windows: settling them makes room, whatever others hold.
+                if not touches and not filling.full(self._share) and self._share.take(size):
                     break
                 self.due.set()
                 self._state.wait(timeout=60)
@@ -273,11 +282,12 @@ class Landing:
                 filling.zero_runs.append((first, count))
             return filling
 
-    def _leave(self, window: _Window) -> None:
+    def _leave(self, window: _Window, unused: int = 0) -> None:
+        self._share.give(unused)
         with self._state:
             window.writers -= 1
             self._active -= 1
-            if window.full:
+            if window.full(self._share):
                 self.due.set()
             self._state.notify_all()
 
@@ -308,6 +318,8 @@ class Landing:
             except BlocksyncError as error:
                 self.fail(error)
                 raise
+            window.held.clear()
+            self._share.give(window.held_bytes)
             with self._state:
                 self._settling = None
                 self.durable_bytes += sum(self._bytes_of(claim) for claim in window.claims)
@@ -374,4 +386,4 @@ class Landing:
             while self._active:
                 self._state.wait()
         with self._checkpointing:
-            pass
+            self._share.close()

@@ -72,7 +72,7 @@ class Rehearsals:
             # What a receiver that was killed left there claims things of a file that is gone.
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                made = Slot(slot.name, target, OsFolder(folder))
+                made = Slot(slot.name, target, OsFolder(folder), slot.budget)
             except BaseException:
                 target.close()
                 raise

@@ -8,7 +8,7 @@ import time
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.pace import Pace
 from blocksync.engine.sending import Pass, Route, Transfer
-from blocksync.errors import BlocksyncError, SlotPreparingError, StateDamagedError
+from blocksync.errors import BlocksyncError, ReceiverFullError, SlotPreparingError, StateDamagedError
 from blocksync.kernels import DigestKind
 from blocksync.manifest.format import fitted
 from blocksync.options import Digest, SendOptions, SendResult
@@ -55,8 +55,10 @@ class Sender:
                 transfer.cancel.check(error)
                 if not self._worth_retrying(error):
                     raise
-                # A receiver that is reading its target is at work, however long that takes.
-                if transfer.tally.counts().wire > before or isinstance(error, SlotPreparingError):
+                # A receiver that is reading its target is at work, however long that takes; so is a full one.
+                if transfer.tally.counts().wire > before or isinstance(
+                    error, (SlotPreparingError, ReceiverFullError)
+                ):
                     last_progress = time.monotonic()
                 if transfer.tally.counts().wire > before:
                     backoff = FIRST_BACKOFF_SECONDS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 import time
@@ -13,7 +12,9 @@ from typing import Any
 
 from blocksync.control.server import ControlServer
 from blocksync.control.service import Peer
+from blocksync.engine.budget import DEFAULT_BUFFER_BYTES, MIN_BUFFER_BYTES, Budget
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.codefiles import CodeFiles
 from blocksync.engine.division import Division
 from blocksync.engine.receipts import attest
 from blocksync.engine.receiver import PeerPort, Receiver
@@ -21,14 +22,13 @@ from blocksync.engine.rights import Rights
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import rehearsal_folder, slot_folder, slot_name_for
 from blocksync.engine.view import parse_status_address, receiver_view
-from blocksync.errors import StateError, UsageError, from_os_error
+from blocksync.errors import UsageError
 from blocksync.manifest.folder import OsFolder
 from blocksync.options import Listening, Progress, ReceiveOptions, ReceiveResult, TargetSpec
-from blocksync.platforms import memory_bytes
+from blocksync.platforms import machine_memory_bytes, memory_bytes
 from blocksync.protocol.messages import ControlPort
 from blocksync.targets import open_target
 from blocksync.transports.listener import DataListener
-from blocksync.trust.codes import PairingCode
 from blocksync.trust.grants import Grants
 from blocksync.trust.identity import Identity
 from blocksync.trust.names import check_slot_name
@@ -63,16 +63,19 @@ class Serving:
         with contextlib.ExitStack() as exits:
             exits.callback(rights.close)
             slots: dict[str, Slot] = {}
-            for name, spec in _named(options.targets).items():
+            named = _named(options.targets)
+            budget = Budget(
+                buffer_bytes=options.memory or _buffers_here(), slots=len(named), senders=options.senders
+            )
+            for name, spec in named.items():
                 divided = division is not None and division.divided(name)
-                slot = _open_slot(name, spec, state, rights, divided=divided)
+                slot = _open_slot(name, spec, state, rights, budget, divided=divided)
                 exits.callback(slot.close)
                 slots[name] = slot
-            self._code_file = _CodeFile(options.code_file) if options.code_file is not None else None
-            if self._code_file is not None:
-                exits.callback(self._code_file.close)
-                if options.user is not None:
-                    self._code_file.open()
+            self._code_files = CodeFiles(options.code_file, options.code_folder, tuple(named))
+            exits.callback(self._code_files.close)
+            if options.user is not None:
+                self._code_files.open()
             self._receiver = Receiver(
                 slots,
                 lambda peer, slot: self._grants.allowed(peer.fingerprint, slot),
@@ -138,15 +141,20 @@ class Serving:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def listening(self) -> Listening:
-        """Issue a pairing code and say where we are."""
+        """Issue a pairing code, or one for each slot, and say where we are."""
         slots = tuple(self._receiver.slots)
-        code: PairingCode = self._desk.issue(slots, time.monotonic())
-        if self._code_file is not None:
-            self._code_file.write(code.text)
+        code, codes = "", []
+        if self._options.code_folder is not None:
+            each = self._desk.issue_each([(slot,) for slot in slots], time.monotonic())
+            codes = [(slot, given.text) for slot, given in zip(slots, each, strict=True)]
+        else:
+            code = self._desk.issue(slots, time.monotonic()).text
+        self._code_files.write(code, codes)
         return Listening(
             control_port=self._control_port,
             data_port=self._receiver.data_port,
-            code=code.text,
+            code=code,
+            codes=tuple(codes),
             fingerprint=self._fingerprint.hex(),
             slots=slots,
             status_port=self._status_port,
@@ -193,7 +201,12 @@ def _named(targets: Iterable[TargetSpec]) -> dict[str, TargetSpec]:
     return named
 
 
-def _open_slot(name: str, spec: TargetSpec, state: Path, rights: Rights, *, divided: bool) -> Slot:
+def _buffers_here() -> int:
+    """Buffers for all senders where nobody said how much: a quarter of the machine's memory, within bounds."""
+    return max(MIN_BUFFER_BYTES, min(DEFAULT_BUFFER_BYTES, machine_memory_bytes() // 4))
+
+
+def _open_slot(name: str, spec: TargetSpec, state: Path, rights: Rights, budget: Budget, *, divided: bool) -> Slot:
     with rights.of_state():
         folder = OsFolder(slot_folder(state, name))
     try:
@@ -205,44 +218,10 @@ def _open_slot(name: str, spec: TargetSpec, state: Path, rights: Rights, *, divi
         )
         try:
             with rights.of_state():
-                return Slot(name, target, folder)
+                return Slot(name, target, folder, budget)
         except BaseException:
             target.close()
             raise
     except BaseException:
         folder.close()
         raise
-
-
-class _CodeFile:
-    """Where the pairing code is written; may be opened before there is one, while we have the rights."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor = -1
-
-    def open(self) -> None:
-        """Make the file, empty and private.
-
-        Raises:
-            StateError: it cannot be written.
-        """
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
-            self._descriptor = os.open(self._path, flags, 0o600)
-            os.fchmod(self._descriptor, 0o600)
-        except OSError as error:
-            raise from_os_error(error, StateError, f"cannot write the pairing code to {self._path}") from error
-
-    def write(self, text: str) -> None:
-        if self._descriptor < 0:
-            self.open()
-        try:
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, text.encode() + b"\n", 0)
-        except OSError as error:
-            raise from_os_error(error, StateError, f"cannot write the pairing code to {self._path}") from error
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from blocksync.control.service import Peer
+from blocksync.engine.budget import Budget
 from blocksync.engine.landing import Landing
 from blocksync.engine.rehash import withdraw_changed
 from blocksync.errors import (
@@ -24,7 +25,7 @@ from blocksync.kernels import DigestKind
 from blocksync.manifest.folder import OsFolder
 from blocksync.manifest.format import fitted
 from blocksync.manifest.store import SlotStore
-from blocksync.protocol.limits import Limits, limits_for
+from blocksync.protocol.limits import Limits
 from blocksync.protocol.messages import OpenRequest
 from blocksync.targets.base import Target
 from blocksync.transports.link import Link
@@ -73,21 +74,24 @@ class Slot:
         name: what peers call it.
         target: open, fit to be written.
         folder: of the durable state, held exclusively.
+        budget: of the receiver's memory; one that no other slot shares when left out.
     """
 
-    def __init__(self, name: str, target: Target, folder: OsFolder) -> None:
+    def __init__(self, name: str, target: Target, folder: OsFolder, budget: Budget | None = None) -> None:
         self.name = name
         self.target = target
+        self.budget = budget or Budget()
         self.lock = threading.RLock()
         self.session: Session | None = None
         self.verifying: Counter[bytes] = Counter()
         self.settled = threading.Condition(self.lock)
         self._folder = folder
-        self._store = SlotStore.load_or_none(folder)
+        self._store = SlotStore.load_or_none(folder, self.budget.cached_segments)
         self._rehash: threading.Thread | None = None
         self._rehash_failure: BlocksyncError | None = None
         self._failed = False
-        self.durable_before = 0
+        # What ended sessions made durable, and the one that runs: changed at once, since it is read without the lock.
+        self._durable: tuple[int, Landing | None] = (0, None)
 
     @staticmethod
     def holds_state(folder: OsFolder) -> bool:
@@ -102,8 +106,8 @@ class Slot:
     @property
     def durable_total(self) -> int:
         """Bytes made durable since this process opened the slot."""
-        session = self.session
-        return self.durable_before + (session.landing.durable_bytes if session is not None else 0)
+        before, landing = self._durable
+        return before + (landing.durable_bytes if landing is not None else 0)
 
     @property
     def store(self) -> SlotStore | None:
@@ -120,6 +124,7 @@ class Slot:
             SlotPreparingError: the target is being re-hashed since somebody wrote to it; try again.
             TargetRefusedError: the target is smaller than the source.
             PeerError: the slot holds another source's disk and nobody consented to replace it.
+            ReceiverFullError: the receiver's memory is taken; try again.
         """
         with self.lock:
             self._supersede(peer, request.run)
@@ -129,19 +134,25 @@ class Slot:
             store = self._fit_store(request, notices)
             self._look_for_foreign_writes(store)
             geometry = store.geometry
-            epoch = store.begin_epoch(peer.name, request.source_identity)
+            share = self.budget.admit(geometry, request.connections)
+            try:
+                epoch = store.begin_epoch(peer.name, request.source_identity)
+            except BaseException:
+                share.close()
+                raise
             session = Session(
                 peer=peer,
                 run=request.run,
                 epoch=epoch,
-                limits=limits_for(geometry, request.connections),
+                limits=share.limits,
                 geometry=geometry,
-                landing=Landing(self.target, store),
+                landing=Landing(self.target, store, share),
                 source_name=request.source_name,
                 transfer=request.transfer,
                 fresh=first and self.target.capabilities.fresh,
             )
             self.session = session
+            self._durable = (self._durable[0], session.landing)
             session.checkpointer = threading.Thread(
                 target=_checkpoint_loop, args=(session,), name=f"checkpoint-{self.name}", daemon=True
             )
@@ -224,7 +235,9 @@ class Slot:
         identity = fitted(request.source_identity)
         store = self._store
         if store is None:
-            self._store = SlotStore.create(self._folder, geometry, kind, source_identity=identity)
+            self._store = SlotStore.create(
+                self._folder, geometry, kind, source_identity=identity, cached=self.budget.cached_segments
+            )
             return self._store
         if not store.source_identity and store.geometry.size == request.size:
             # Rebuilt from the target alone: whatever it claims was read there, whose ever disk it is.
@@ -297,7 +310,7 @@ class Slot:
                 link.abort()
             failure = session.landing.failure
             session.landing.drain()
-            self.durable_before += session.landing.durable_bytes
+            self._durable = (self._durable[0] + session.landing.durable_bytes, None)
             session.landing.due.set()
             if session.checkpointer is not None and session.checkpointer is not threading.current_thread():
                 session.checkpointer.join()
@@ -321,7 +334,7 @@ class Slot:
             if self._failed or self._store is None or not self._store.usable:
                 if self._store is not None:
                     self._store.close()
-                self._store = SlotStore.load_or_none(self._folder)
+                self._store = SlotStore.load_or_none(self._folder, self.budget.cached_segments)
             self._failed = False
 
     def forget(self) -> None:

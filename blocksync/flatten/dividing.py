@@ -71,7 +71,7 @@ class Dividing:
             for number, part in ground.parts(wanted).items():
                 exits.callback(part.close)
                 name = part_slot(slot.name, number)
-                parts[name] = Slot(name, part, OsFolder(slot_folder(self._state, name)))
+                parts[name] = Slot(name, part, OsFolder(slot_folder(self._state, name)), slot.budget)
                 exits.callback(parts[name].close)
             exits.pop_all()
         self._divided[slot.name] = _Divided(ground=ground, plan=wanted, parts=parts)

@@ -44,9 +44,17 @@ class SlotStore:
     """
 
     def __init__(
-        self, folder: Folder, header: Header, blocks: BlockMap, journal: Journal, *, touched: bool
+        self,
+        folder: Folder,
+        header: Header,
+        blocks: BlockMap,
+        journal: Journal,
+        *,
+        touched: bool,
+        cached: int | None = None,
     ) -> None:
         self._folder = folder
+        self._cached = cached
         self._header = header
         self._journal = journal
         self._touched = touched
@@ -59,9 +67,16 @@ class SlotStore:
 
     @classmethod
     def create(
-        cls, folder: Folder, geometry: Geometry, kind: DigestKind, *, source_identity: str, key: bytes | None = None
+        cls,
+        folder: Folder,
+        geometry: Geometry,
+        kind: DigestKind,
+        *,
+        source_identity: str,
+        key: bytes | None = None,
+        cached: int | None = None,
     ) -> SlotStore:
-        """Start a slot of which nothing is claimed; durable on return."""
+        """Start a slot of which nothing is claimed; durable on return. ``cached`` as for :meth:`open`."""
         header = Header(
             manifest_id=secrets.token_bytes(16),
             generation=0,
@@ -80,16 +95,20 @@ class SlotStore:
         create_journal(folder, header.manifest_id, 0, 0).close()
         empty = BlockMap(geometry, kind, header.key)
         write_manifest(folder, MANIFEST_FILE, replace(header, root=empty.root()), empty)
-        return cls.open(folder)
+        return cls.open(folder, cached)
 
     @classmethod
-    def load_or_none(cls, folder: Folder) -> SlotStore | None:
+    def load_or_none(cls, folder: Folder, cached: int | None = None) -> SlotStore | None:
         """Open a slot, or None where none was ever begun."""
-        return cls.open(folder) if folder.exists(MANIFEST_FILE) else None
+        return cls.open(folder, cached) if folder.exists(MANIFEST_FILE) else None
 
     @classmethod
-    def open(cls, folder: Folder) -> SlotStore:
+    def open(cls, folder: Folder, cached: int | None = None) -> SlotStore:
         """Read the manifest and replay the journal.
+
+        Args:
+            folder: of the slot.
+            cached: segments of the map that are held in memory; None for as many as one slot may have.
 
         Raises:
             StateDamagedError: one of them is damaged where no crash can have done it.
@@ -98,7 +117,7 @@ class SlotStore:
         folder.sync()
         base = ManifestFile(folder.open(MANIFEST_FILE))
         header = base.header
-        blocks = BlockMap(header.geometry, header.kind, header.key, base=base, folder=folder)
+        blocks = BlockMap(header.geometry, header.kind, header.key, base=base, folder=folder, cached=cached)
         replay = _Replay(header, blocks)
         try:
             if not folder.exists(JOURNAL_FILE):
@@ -107,7 +126,7 @@ class SlotStore:
         except BaseException:
             blocks.close()
             raise
-        store = cls(folder, header, blocks, journal, touched=replay.touched)
+        store = cls(folder, header, blocks, journal, touched=replay.touched, cached=cached)
         store._epoch = max(header.epoch, replay.epoch)
         if replay.stale:
             # A crash came between the new manifest and its new journal.
@@ -348,7 +367,9 @@ class SlotStore:
         self._journal = journal
         self._header = base.header
         self._touched = False
-        self.map = BlockMap(header.geometry, header.kind, header.key, base=base, folder=self._folder)
+        self.map = BlockMap(
+            header.geometry, header.kind, header.key, base=base, folder=self._folder, cached=self._cached
+        )
 
     def _compact_if_large(self) -> None:
         geometry = self.geometry

@@ -46,6 +46,7 @@ class BlockMap:
         geometry, kind, key: of the manifest.
         base: file to start from; None for a disk of which nothing is known. Closed with the map.
         folder: for the scratch file; None keeps touched segments in memory (for small disks and tests).
+        cached: segments held in memory; None for ``CACHED_SEGMENTS``.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class BlockMap:
         *,
         base: ManifestFile | None = None,
         folder: Folder | None = None,
+        cached: int | None = None,
     ) -> None:
         self.geometry = geometry
         self.kind = kind
         self.key = key
         self._base = base
         self._folder = folder
+        self._cached = CACHED_SEGMENTS if cached is None else min(cached, CACHED_SEGMENTS)
         self._scratch: DurableFile | None = None
         self._templates = Templates(geometry, kind, key)
         count = geometry.segment_count
@@ -371,7 +374,7 @@ class BlockMap:
     def _keep(self, index: int, segment: Segment) -> None:
         self._cache[index] = segment
         self._cache.move_to_end(index)
-        while len(self._cache) > CACHED_SEGMENTS and (self._folder is not None or not self._dirty):
+        while len(self._cache) > self._cached and (self._folder is not None or not self._dirty):
             oldest = next(iter(self._cache))
             if oldest in self._dirty:
                 # Kept until it is written: where the folder is full, what was claimed must not be forgotten.

@@ -356,6 +356,11 @@ def io_counts(number: int) -> IoCounts | None:
     return IoCounts(reads=reads, read_sectors=read_sectors, read_ms=read_ms, writes=writes, write_ms=write_ms)
 
 
+def machine_memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def memory_bytes() -> int:
     """Resident memory of this process; 0 where the system does not tell."""
     fields = _text(Path("/proc/self/statm")).split()

@@ -10,6 +10,8 @@ from blocksync.geometry import Geometry
 MAX_CONNECTIONS = 16
 # All buffers of one end of one session together; with the interpreter this keeps an end below 200 MiB.
 MAX_SESSION_BUFFER_BYTES = 64 << 20
+# A connection's payload as it came, unpacked, and as it is held back until its window ends.
+CHUNKS_PER_CONNECTION = 3
 # AES-GCM's bound on records under one key is reached near 2^24.5 full records; OpenSSL does not change keys by itself.
 ROTATE_AFTER_BYTES = 96 << 30
 
@@ -37,9 +39,9 @@ class Limits:
 
 
 def limits_for(geometry: Geometry, wanted_connections: int) -> Limits:
-    """The most connections whose buffers (about three chunks each) fit the session's memory."""
+    """The most connections whose buffers (:data:`CHUNKS_PER_CONNECTION` chunks each) fit the session's memory."""
     chunk = geometry.chunk_bytes
-    affordable = max(1, MAX_SESSION_BUFFER_BYTES // (3 * chunk))
+    affordable = max(1, MAX_SESSION_BUFFER_BYTES // (CHUNKS_PER_CONNECTION * chunk))
     return Limits(connections=max(1, min(wanted_connections, affordable, MAX_CONNECTIONS)), frame_bytes=chunk)
 
 

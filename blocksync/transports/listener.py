@@ -26,11 +26,12 @@ from blocksync.transports.link import Link, SocketLink
 from blocksync.trust.tls import peer_fingerprint
 
 PROVEN_WITHIN_SECONDS = 10.0
-MAX_PENDING = 256
-MAX_PENDING_PER_ADDRESS = 64
+MAX_PENDING = 512
+# Many senders may stand behind one address, each with several connections at once.
+MAX_PENDING_PER_ADDRESS = 256
 # Accepts in a row before the pending ones are looked at again.
 _ACCEPTS_AT_ONCE = 32
-_BACKLOG = 128
+_BACKLOG = 512
 _BREATHER_SECONDS = 0.05
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from typing_extensions import Self
@@ -190,7 +190,7 @@ class _Offer:
 
 
 class PairingDesk:
-    """Where the receiver hands out one code at a time and takes it back once.
+    """Where the receiver hands out codes and takes each back once.
 
     Pure but for the randomness of codes and for ``commit``: time is passed in, on any clock that never goes back.
     Threads: all methods may be called from any thread; of two that bring the right code at once, one wins.
@@ -204,10 +204,10 @@ class PairingDesk:
         self._identity = identity
         self._name = name[:NAME_CHARACTERS]
         self._lock = threading.Lock()
-        self._offer: _Offer | None = None
+        self._offers: list[_Offer] = []
 
     def issue(self, slots: Iterable[str], now: float) -> PairingCode:
-        """Hand out a fresh code for these slots; the one before is worth nothing from now on.
+        """Hand out a fresh code for these slots; those before are worth nothing from now on.
 
         Args:
             slots: what the sender that brings it may send to.
@@ -216,13 +216,20 @@ class PairingDesk:
         Raises:
             UsageError: a slot's name is none.
         """
-        checked = tuple(sorted({check_slot_name(slot) for slot in slots}))
-        if not 1 <= len(checked) <= SLOTS_MAX:
-            raise ValueError(f"a code is for 1 to {SLOTS_MAX} slots")
-        code = PairingCode.make(self._identity.fingerprint)
+        return self.issue_each([slots], now)[0]
+
+    def issue_each(self, offered: Sequence[Iterable[str]], now: float) -> list[PairingCode]:
+        """Hand out several codes at once, each for slots of its own; as :meth:`issue`."""
+        offers = []
+        for slots in offered:
+            checked = tuple(sorted({check_slot_name(slot) for slot in slots}))
+            if not 1 <= len(checked) <= SLOTS_MAX:
+                raise ValueError(f"a code is for 1 to {SLOTS_MAX} slots")
+            code = PairingCode.make(self._identity.fingerprint)
+            offers.append(_Offer(code=code, slots=checked, dies_at=now + CODE_LIFE_SECONDS))
         with self._lock:
-            self._offer = _Offer(code=code, slots=checked, dies_at=now + CODE_LIFE_SECONDS)
-        return code
+            self._offers = offers
+        return [offer.code for offer in offers]
 
     def accept(
         self, request: PairingRequest, *, now: float, since: int, commit: Callable[[Grant], None]
@@ -230,23 +237,29 @@ class PairingDesk:
         """Judge a sender's message; the code is used up by the first right one.
 
         The same sender again, within the code's life, gets an answer and no new grant: it may have lost the first one
-        with its connection, or been killed before it had kept what it said.
+        with its connection, or been killed before it had kept what it said. A wrong try counts against every code
+        that is out: which one was meant is not told.
 
         Args:
             request: what came.
             now: in seconds, on the clock of :meth:`issue`.
             since: seconds since 1970, for the grant.
-            commit: makes the grant durable (:meth:`blocksync.trust.grants.Grants.add`); called at most once,
-                before the answer; if it raises, the code stays good.
+            commit: makes the grant durable (:meth:`blocksync.trust.grants.Grants.add`); called at most once a
+                code, before the answer; if it raises, the code stays good.
 
         Raises:
             TrustError: the code is wrong, expired, used up, or dead after too many tries; each says so.
         """
         with self._lock:
-            offer = self._offer
-            if offer is None:
+            if not self._offers:
                 raise TrustError("this receiver offers no pairing", remedy=_FRESH_CODE)
             transcript = _transcript(self._identity.fingerprint, request.certificate, request.nonce, request.name)
+            meant = self._meant(request, transcript)
+            if meant is None:
+                # The one that lets in the longest says what is wrong with all.
+                offer = next((each for each in self._offers if each.used_by is None), self._offers[0])
+            else:
+                offer = meant
             if offer.used_by is not None:
                 if now >= offer.dies_at or not _is_again(offer, request, transcript):
                     raise TrustError("the pairing code is used up: it works once", remedy=_FRESH_CODE)
@@ -259,11 +272,20 @@ class PairingDesk:
             try:
                 _check_request(offer.code, request, transcript)
             except TrustError:
-                offer.wrong_tries += 1
+                for each in self._offers:
+                    each.wrong_tries += 1
                 raise
             commit(Grant.make(request.certificate, request.name, offer.slots, since))
             offer.used_by = request.certificate
             return self._reply(offer, request, transcript)
+
+    def _meant(self, request: PairingRequest, transcript: bytes) -> _Offer | None:
+        """The offer whose code the sender knows; every one is compared, whichever it is."""
+        found = None
+        for offer in self._offers:
+            if hmac.compare_digest(_mac(offer.code, b"request", transcript), request.mac):
+                found = offer
+        return found
 
     def _reply(self, offer: _Offer, request: PairingRequest, transcript: bytes) -> PairingReply:
         mac = _reply_mac(offer.code, transcript, request.mac, self._name, offer.slots)

@@ -75,7 +75,7 @@ RECORDS = {
     "FlattenResult": "group table partitions root changed loaders notes boot",
     "GroupResult": "disks seconds",
     "Limits": "bandwidth read max_latency nice",
-    "Listening": "control_port data_port code fingerprint slots status_port",
+    "Listening": "control_port data_port code fingerprint slots status_port codes",
     "ManifestInfo": (
         "slot size block_bytes digest generation pass_open known_bytes epoch manifest_bytes source_identity root"
     ),
@@ -85,7 +85,7 @@ RECORDS = {
     "ReceiptInfo": "sender receiver sender_fingerprint receiver_fingerprint sender_known receiver_known",
     "ReceiveOptions": (
         "targets listen control_port data_port state_dir code_file once user status_listen repair "
-        "boot_test progress on_listening"
+        "boot_test senders memory code_folder progress on_listening"
     ),
     "ReceiveResult": "committed",
     "Schedule": "windows otherwise",

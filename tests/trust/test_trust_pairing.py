@@ -237,8 +237,7 @@ def test_a_request_relayed_to_another_receiver_is_refused(pair: Pair, make: Call
     # Even one that learnt the code: the request names the receiver whose certificate the sender saw.
     other = PairingDesk(make("other"), name="other")
     other.issue(["root"], pair.now)
-    assert other._offer is not None
-    other._offer.code = replace(pair.code)
+    other._offers[0].code = replace(pair.code)
     with pytest.raises(TrustError, match="wrong"):
         other.accept(pair.request(), now=pair.now, since=0, commit=pair.granted.append)
 
