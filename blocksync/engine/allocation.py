@@ -116,7 +116,7 @@ def allocated(source: Source, *, all_blocks: bool, exclude: Sequence[str] = ()) 
     if reason:
         return Allocated(source=source, notes=(f"{kept}: {reason}",))
     try:
-        found = DiskMap(SourceReader(source), rules)
+        found = DiskMap(SourceReader(source), rules, source.told)
     except LayoutError as error:
         return Allocated(source=source, notes=(f"{kept}: {error.message}",))
     if not found.found:

@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from blocksync.errors import StateBusyError, StateError, from_os_error
 from blocksync.platforms import hold_file, sync_folder
+from blocksync.platforms.positioned import pread, pwrite
 from blocksync.platforms.privileges import keep_owner
 
 HOLD_FILE = "hold"
@@ -100,7 +101,7 @@ class OsFile(DurableFile):
         parts = []
         try:
             while length:
-                part = os.pread(self._descriptor, length, offset)
+                part = pread(self._descriptor, length, offset)
                 if not part:
                     break
                 parts.append(part)
@@ -113,7 +114,7 @@ class OsFile(DurableFile):
         view = memoryview(data)
         try:
             while view:
-                count = os.pwrite(self._descriptor, view, offset)
+                count = pwrite(self._descriptor, view, offset)
                 offset, view = offset + count, view[count:]
         except OSError as error:
             raise from_os_error(error, StateError, f"cannot write {self._path}") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import struct
 from pathlib import Path
@@ -60,6 +59,8 @@ def is_suspended(name: str) -> bool:
 
 
 def _command(number: int, name: str, flags: int) -> int:
+    import fcntl
+
     encoded = name.encode()
     if not encoded or len(encoded) > 127:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -78,6 +79,8 @@ def thaw(mount_point: str) -> None:
     Raises:
         OSError: as the kernel says.
     """
+    import fcntl
+
     descriptor = os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.ioctl(descriptor, _FITHAW, 0)

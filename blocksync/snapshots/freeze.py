@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -259,6 +258,8 @@ def _let_go(still: Stillness, process: subprocess.Popen[bytes], quiet: Quiet) ->
 
 
 def _thaw_here(mounts: Sequence[str]) -> bool:
+    import fcntl
+
     held = bool(mounts)
     for mount in reversed(mounts):
         try:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import select
@@ -41,6 +40,8 @@ class _Frozen:
         self.held: list[tuple[str, int]] = []
 
     def freeze(self, mounts: list[str]) -> dict[str, object]:
+        import fcntl
+
         try:
             opened = [(mount, os.open(mount, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) for mount in mounts]
             for mount, descriptor in opened:
@@ -57,6 +58,8 @@ class _Frozen:
 
     def thaw(self) -> tuple[list[str], bool]:
         """Thaw in the opposite order; whether each of them was still frozen."""
+        import fcntl
+
         thawed, held = [], True
         while self.held:
             mount, descriptor = self.held.pop()

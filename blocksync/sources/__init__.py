@@ -23,6 +23,10 @@ def open_source(text: str) -> Source:
         SourceError: it is missing, forbidden, empty, or neither a file nor a block device.
         LayoutError: a place is not there, or cannot be read.
     """
+    from blocksync.sources.windows import WindowsSource, is_windows_device
+
+    if is_windows_device(text) and not os.path.exists(text):
+        return WindowsSource(text)
     if "#" in text and not os.path.exists(text):
         from blocksync.sources.volume import open_place_source
 

@@ -7,7 +7,7 @@ limit, fault, trace) implement the same class. ``tests/sources/conformance.py`` 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from blocksync.changes.base import Tracker
 from blocksync.extents import Extent
+from blocksync.volumes.told import Told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,9 @@ class Source(abc.ABC):
     capabilities: SourceCapabilities
     tracker: Tracker | None = None
     """Tells what changed since an earlier pass, where something on this machine keeps track."""
+    told: Mapping[int, Told] | None = None
+    """What a filesystem driver tells of what lies at an offset. Where a source has this, maps are taken from it alone:
+    the rest of the disk may be written to meanwhile."""
 
     @abc.abstractmethod
     def extents(self) -> Iterator[Extent]:

@@ -18,6 +18,7 @@ from blocksync.platforms import (
     loops_over,
     mounts_of,
 )
+from blocksync.platforms.positioned import pread_into
 from blocksync.sources.base import Source, SourceCapabilities
 
 SECTOR_BYTES = 512
@@ -83,7 +84,7 @@ class FileSource(Source):
         filled = 0
         try:
             while filled < len(buffer):
-                count = os.preadv(self._descriptor, [buffer[filled:]], offset + filled)
+                count = pread_into(self._descriptor, buffer[filled:], offset + filled)
                 if not count:
                     break
                 filled += count

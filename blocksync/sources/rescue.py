@@ -36,6 +36,7 @@ class RescueSource(Source):
         self.size = base.size
         self.sector_bytes = base.sector_bytes
         self.capabilities = base.capabilities
+        self.told = base.told
 
     def extents(self) -> Iterator[Extent]:
         return self._base.extents()

@@ -10,10 +10,10 @@ blocks that only the snapshot uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from blocksync.errors import FilesystemDirtyError, LayoutError
+from blocksync.errors import FilesystemDirtyError, LayoutError, LayoutUnknownError, SourceError
 from blocksync.volumes import lvm_groups
 from blocksync.volumes.exclusion import leave_out, reads_files
 from blocksync.volumes.files import Excluded
@@ -24,6 +24,7 @@ from blocksync.volumes.lvm_groups import SECTOR_BYTES, Group, LogicalVolume, Seg
 from blocksync.volumes.lvm_mapping import open_volume
 from blocksync.volumes.patterns import Rules
 from blocksync.volumes.reader import Reader, Window
+from blocksync.volumes.told import Told, ToldMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,16 @@ class DiskMap:
     Args:
         reader: of the disk.
         rules: files to leave out, beside those that no copy needs; None leaves none out.
+        told: what a driver tells of the filesystems at some offsets; then only these have a map.
 
     ``notes`` says of each part why no map of it is used; ``found`` counts the filesystems that have one; ``excluded``
     has what was left out of each, by the place as rules call it.
     """
 
-    def __init__(self, reader: Reader, rules: Rules | None = None) -> None:
+    def __init__(self, reader: Reader, rules: Rules | None = None, told: Mapping[int, Told] | None = None) -> None:
         self.size = reader.size
         self._rules = rules
+        self._told = told
         self.excluded: dict[str, Excluded] = {}
         self.notes: list[str] = []
         self.found = 0
@@ -68,10 +71,11 @@ class DiskMap:
                 continue
             place = str(partition.number)
             part = Window(reader, partition.offset, partition.size)
-            found = self._map(f"partition {place}", place, part, partition.filesystem)
+            found = self._map(f"partition {place}", place, part, partition.filesystem, partition.offset)
             if found is not None:
                 self._add(partition.offset, partition.end, found, 0)
-        self._groups(parts, {part.number: part.offset for part in disk.partitions})
+        if told is None:
+            self._groups(parts, {part.number: part.offset for part in disk.partitions})
         self._regions.sort(key=lambda region: region.start)
 
     def mark(self) -> bytes:
@@ -100,27 +104,45 @@ class DiskMap:
 
     # -- putting it together ----------------------------------------------------------------------------------
 
-    def _map(self, name: str, place: str, reader: Reader, filesystem: Filesystem | None) -> AllocationMap | None:
+    def _map(
+        self, name: str, place: str, reader: Reader, filesystem: Filesystem | None, offset: int = -1
+    ) -> AllocationMap | None:
         if filesystem is None:
             self.notes.append(f"{name}: nothing recognised")
             return None
         try:
-            found = self._without(name, place, reader, filesystem.kind, open_map(reader, filesystem))
-        except LayoutError as error:
+            told = self._told_of(offset)
+            base = open_map(reader, filesystem) if told is None else ToldMap(reader, filesystem.kind, told)
+            found = self._without(name, place, reader, filesystem.kind, base, told)
+        except (LayoutError, SourceError) as error:
             self.notes.append(f"{name}: {error.message}")
             return None
         self.found += 1
         self._marks.append(found)
         return found
 
-    def _without(self, name: str, place: str, reader: Reader, kind: str, found: AllocationMap) -> AllocationMap:
+    def _told_of(self, offset: int) -> Told | None:
+        """What a driver tells of the filesystem at an offset; None where drivers are not asked.
+
+        Raises:
+            LayoutUnknownError: they are, and none speaks of it.
+        """
+        if self._told is None:
+            return None
+        if offset not in self._told:
+            raise LayoutUnknownError("no point-in-time view of it: all of it is read")
+        return self._told[offset]
+
+    def _without(
+        self, name: str, place: str, reader: Reader, kind: str, found: AllocationMap, told: Told | None
+    ) -> AllocationMap:
         """The map without the files that are left out; where they cannot be found, that is told."""
         if self._rules is None:
             return found
         if self._rules.of(place).rules and not reads_files(kind):
             self.notes.append(f"{name}: files of {kind} cannot be left out")
         try:
-            found, excluded = leave_out(reader, kind, found, self._rules, place)
+            found, excluded = leave_out(reader, kind, found, self._rules, place, told)
         except FilesystemDirtyError:
             raise
         except LayoutError as error:
@@ -144,7 +166,7 @@ class DiskMap:
     def _whole(self, reader: Reader, filesystem: Filesystem | None, physical: bool) -> None:
         if physical:
             return
-        found = self._map("the disk", "", reader, filesystem)
+        found = self._map("the disk", "", reader, filesystem, 0)
         if found is not None:
             self._add(0, self.size, found, 0)
 

@@ -19,6 +19,7 @@ from blocksync.volumes.filesystems.ntfs_files import NtfsFiles
 from blocksync.volumes.filesystems.xfs_files import XfsFiles
 from blocksync.volumes.patterns import Rules
 from blocksync.volumes.reader import Reader
+from blocksync.volumes.told import Confirmed, Told
 
 _READERS: dict[str, Callable[[Reader], ExtFiles | XfsFiles | NtfsFiles]] = {
     **dict.fromkeys(("ext2", "ext3", "ext4"), ExtFiles),
@@ -61,7 +62,7 @@ class Without:
 
 
 def leave_out(
-    reader: Reader, kind: str, base: AllocationMap, rules: Rules, place: str
+    reader: Reader, kind: str, base: AllocationMap, rules: Rules, place: str, told: Told | None = None
 ) -> tuple[AllocationMap, Excluded]:
     """A filesystem's map without the files that are left out.
 
@@ -69,6 +70,7 @@ def leave_out(
         kind: of the filesystem.
         rules: of the user; none is allowed.
         place: as the rules call the volume.
+        told: what the filesystem's driver tells of it, where it is mounted now.
 
     Raises:
         FilesystemDirtyError: a hibernated system lies on it.
@@ -79,10 +81,12 @@ def leave_out(
         return base, Excluded()
     files = make(reader)
     mine = rules.of(place, ignore_case=files.ignores_case)
-    found = Walk(files, mine).run() if mine.rules else Excluded()
+    found = Excluded() if told is None else Confirmed(told)
+    if mine.rules:
+        Walk(files, mine, found).run()
     named = {name for name, _ in found.names}
     if isinstance(files, NtfsFiles):
-        _windows(files, found, named)
+        _windows(files, found, named, running=told is not None)
     else:
         _linux(files, found, named)
     found.ranges.sort()
@@ -94,12 +98,12 @@ def reads_files(kind: str) -> bool:
     return kind in _READERS
 
 
-def _windows(files: NtfsFiles, found: Excluded, named: set[str]) -> None:
+def _windows(files: NtfsFiles, found: Excluded, named: set[str], *, running: bool) -> None:
     for name in _WINDOWS:
         number = find(files, name)
         if number is None:
             continue
-        if name == "hiberfil.sys" and files.content(number, 4).lower() in (b"hibr", b"wake"):
+        if name == "hiberfil.sys" and not running and files.content(number, 4).lower() in (b"hibr", b"wake"):
             raise FilesystemDirtyError("no allocation map of the ntfs filesystem: Windows is hibernated on it")
         node = files.node(number)
         if node.kind == "file" and node.links == 1 and f"/{name}" not in {each.casefold() for each in named}:

@@ -100,12 +100,13 @@ class Walk:
     Args:
         files: of the filesystem.
         rules: those that hold for it.
+        found: what is found is put here.
     """
 
-    def __init__(self, files: Files, rules: Rules) -> None:
+    def __init__(self, files: Files, rules: Rules, found: Excluded | None = None) -> None:
         self._files = files
         self._rules = rules
-        self.found = Excluded()
+        self.found = Excluded() if found is None else found
         self._partly: dict[int, tuple[int, str]] = {}  # files with several names: how many matched, and one of them
         self._folders: set[int] = set()
 

@@ -1,10 +1,11 @@
 """The seam: the code under test is imported with simulated modules in the place of some of Python's.
 
 Every module of ``blocksync`` that is imported after :func:`install` gets the clockwork's stand-ins when it says
-``import threading``, ``time`` or ``secrets``, however late; the two modules that call the operating system for files
-(``manifest/folder.py``, ``targets/disk.py``) also get a simulated ``os``, and the functions of ``platforms`` that they
-use. Their code is the shipped one, to the byte: nothing is copied, subclassed or patched. It works on the import
-itself, so it needs a process in which none of the package was imported before: hence a program, not a fixture.
+``import threading``, ``time`` or ``secrets``, however late; the modules that call the operating system for files
+(``manifest/folder.py``, ``platforms/positioned.py``, ``targets/disk.py``) also get a simulated ``os``, and functions
+of ``platforms``. Their code is the shipped one, to the byte: nothing is copied, subclassed or patched.
+It works on the import itself, so it needs a process in which none of the package was imported before: hence a
+program, not a fixture.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from tests.simulation import clockwork, osmodule
 
 _EVERYWHERE = {"threading": clockwork.threading, "time": clockwork.time, "secrets": clockwork.secrets}
-_WITH_FILES = {"blocksync.manifest.folder", "blocksync.targets.disk"}
+_WITH_FILES = {"blocksync.manifest.folder", "blocksync.platforms.positioned", "blocksync.targets.disk"}
 _PLATFORM = {
     "hold_file": osmodule.hold_file,
     "sync_folder": osmodule.sync_folder,
