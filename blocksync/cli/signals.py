@@ -4,6 +4,9 @@ A thread of ours hears them through the interpreter's wake-up socket and sets th
 interpreter calls does not: it runs on top of whatever the main thread was doing, perhaps holding the very lock that
 ``Cancel.set`` needs. It raises KeyboardInterrupt only while there is no work that a Cancel could stop, that is before
 the work began and while somebody is asked for a pairing code.
+
+A question is a read that blocks in C. A signal that comes just before it begins is noted, and then nobody looks: so the
+listening thread pokes the main one for as long as somebody is asked.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED_EXIT_CODE = 130
 _SHOW_CURSOR = b"\x1b[?25h\n"
+# Does nothing by itself, and nobody else sends it; not there on Windows, where reads of the console end by themselves.
+_POKE = getattr(signal, "SIGURG", None)
+_POKE_SECONDS = 0.05
 
 
 class Interrupts:
@@ -42,11 +48,13 @@ class Interrupts:
         self._output = output
         self._cancel: Cancel | None = None
         self._asking = False
+        self._answered = threading.Event()
         self._holding = False
         self._held = False
         self._count = 0
         self._installed = False
         self._previous: dict[int, Any] = {}
+        self._before_pokes: Any = None
         self.before_exit: Callable[[], None] | None = None
         self._hears, self._wakes = socket.socketpair()
         self._wakes.setblocking(False)
@@ -64,6 +72,8 @@ class Interrupts:
             # What was started to ignore a signal (nohup, a shell's background job) goes on ignoring it.
             if number is not None and signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._handle)
+        if _POKE is not None:
+            self._before_pokes = signal.signal(_POKE, self._poked)
         signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
 
@@ -74,6 +84,8 @@ class Interrupts:
             signal.set_wakeup_fd(-1)
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
+            if _POKE is not None:
+                signal.signal(_POKE, self._before_pokes)
         else:
             self._hears.close()
         self._wakes.close()
@@ -92,11 +104,13 @@ class Interrupts:
     @contextlib.contextmanager
     def asking(self) -> Iterator[None]:
         """During the block, which waits for a person, a signal raises KeyboardInterrupt again."""
+        self._answered.clear()
         self._asking = True
         try:
             yield
         finally:
             self._asking = False
+            self._answered.set()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -115,6 +129,19 @@ class Interrupts:
             self._held = True
         elif self._cancel is None or self._asking:
             raise KeyboardInterrupt
+
+    def _poked(self, _number: int, _frame: FrameType | None) -> None:
+        if self._asking:
+            self._asking = False
+            raise KeyboardInterrupt
+
+    def _insist(self) -> None:
+        """Make a question end for which a signal came, wherever the main thread was when it came."""
+        main = threading.main_thread().ident
+        while _POKE is not None and main is not None and self._asking:
+            if self._answered.wait(_POKE_SECONDS):
+                return
+            signal.pthread_kill(main, _POKE)
 
     def _listen(self) -> None:
         with self._hears:
@@ -136,3 +163,4 @@ class Interrupts:
         if cancel is not None:
             self._output.note("stopping, and keeping what is durable; once more stops at once")
             cancel.set()
+        self._insist()

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_processes import MIB, Said, command, environment, make_disk, receiver, running
+from cli_processes import MIB, Said, command, environment, limited, make_disk, receiver, running
 
 from blocksync.trust.codes import PairingCode
 
@@ -145,3 +145,35 @@ def test_a_pipe_that_nobody_reads_is_no_error(folder: Path) -> None:
         os.close(writing)
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+_ASKED = """
+import os, signal, sys
+from blocksync.cli.output import Output
+from blocksync.cli.signals import Interrupts
+
+with Interrupts(Output()) as interrupts:
+    try:
+        with interrupts.asking():
+            # As if it came between the last look and the read: another thread gets it, and the read goes on.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            print("asked", flush=True)
+            os.read(0, 1)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_a_signal_that_comes_just_before_the_answer_is_read_ends_the_question() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _ASKED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    with limited(process):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+        assert process.wait() == 0
+        process.stdout.close()
+        assert process.stdin is not None
+        process.stdin.close()

@@ -72,16 +72,24 @@ DURABILITY = [
     Bug(
         name="a window without a bound",
         file=_LANDING,
-        old="            self.plain_bytes >= WINDOW_BYTES\n            or self.held_bytes >= HELD_BYTES\n            or ",
+        old="            self.plain_bytes >= WINDOW_BYTES\n"
+        "            or self.held_bytes >= min(HELD_BYTES, share.window_bytes)\n            or ",
         new="            ",
         gate="engine/test_engine_landing.py",
     ),
     Bug(
         name="overwrites held in memory without a bound",
         file=_LANDING,
-        old="            or self.held_bytes >= HELD_BYTES\n",
+        old="            or self.held_bytes >= min(HELD_BYTES, share.window_bytes)\n",
         new="",
         gate="engine/test_engine_landing.py",
+    ),
+    Bug(
+        name="a sender takes more of the receiver's memory than its share",
+        file="engine/budget.py",
+        old="            if share.held and not fits:\n                return False\n",
+        new="",
+        gate="engine/test_engine_budget.py::test_held_overwrites_stay_within_the_budget_and_an_equal_share",
     ),
     Bug(
         name="a block of a window that settles may be written",
@@ -107,8 +115,9 @@ DURABILITY = [
     Bug(
         name="a session ends while its frames still write",
         file=_LANDING,
-        old="            while self._active:\n                self._state.wait()\n        with self._checkpointing:\n            pass\n",
-        new="            pass\n",
+        old="            while self._active:\n                self._state.wait()\n        with self._checkpointing:\n"
+        "            self._share.close()\n",
+        new="            self._share.close()\n",
         gate="engine/test_engine_landing.py",
     ),
     Bug(

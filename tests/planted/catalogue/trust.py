@@ -40,8 +40,8 @@ TRUST = [
     Bug(
         name="a code without a bound on wrong tries",
         file=_PAIRING,
-        old="                offer.wrong_tries += 1\n",
-        new="",
+        old="                    each.wrong_tries += 1\n",
+        new="                    pass\n",
         gate=f"{_PAIRING_TESTS}::test_five_wrong_tries_kill_the_code",
     ),
     Bug(
