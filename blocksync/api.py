@@ -628,7 +628,7 @@ async def averify(source: str | Source, options: VerifyOptions) -> VerifyResult:
 
 
 def clean_snapshots(*, kept: bool = False) -> list[str]:
-    """Undo what transfers that died have left on this machine: suspended volumes, frozen filesystems, snapshots.
+    """Undo what transfers that died have left on this machine: suspended volumes, frozen filesystems, snapshots, rules.
 
     Args:
         kept: also remove the snapshots that are kept for the next pass; it will then compare everything.
@@ -639,9 +639,11 @@ def clean_snapshots(*, kept: bool = False) -> list[str]:
     Raises:
         SnapshotError: something could not be undone; the rest is.
     """
+    from blocksync.platforms.automation import clean as clean_rules
     from blocksync.snapshots.cleaning import clean
 
-    return clean(kept=kept)
+    done = [f"removed {path}, which kept udev from a target" for path in clean_rules()]
+    return done + clean(kept=kept)
 
 
 def kept_snapshots() -> list[str]:

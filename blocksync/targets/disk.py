@@ -16,6 +16,7 @@ from pathlib import Path
 from blocksync.errors import TargetError, TargetRefusedError, TargetSyncError, from_os_error
 from blocksync.extents import Extent, ExtentKind
 from blocksync.platforms import allocated_from, device_facts, hold_file, punch, sync_folder, write_zeros
+from blocksync.platforms.automation import HeldBack
 from blocksync.targets.base import Target, TargetCapabilities
 from blocksync.targets.fitness import refuse_busy, refuse_content, refuse_state_on_target
 from blocksync.targets.opener import OpenAgain
@@ -257,6 +258,7 @@ class DeviceTarget(_DescriptorTarget):
         self.name = path
         self._path = os.path.abspath(path)
         self._state_dir = state_dir
+        self._held_back: HeldBack | None = None
         self._open()
         try:
             if not overwrite:
@@ -265,6 +267,7 @@ class DeviceTarget(_DescriptorTarget):
             self.close()
             raise
         self.capabilities = TargetCapabilities(alignment=1, fresh=False, extents=False)
+        self._held_back = HeldBack(os.fstat(self._descriptor).st_rdev)
 
     def _open(self) -> None:
         try:
@@ -291,6 +294,11 @@ class DeviceTarget(_DescriptorTarget):
             raise
         self.size, self.sector_bytes, self.identity = facts.size, facts.sector_bytes, facts.identity
 
+    def close(self) -> None:
+        super().close()
+        if self._held_back is not None:
+            self._held_back.close()
+
     def extents(self) -> Iterator[Extent]:
         yield Extent(0, self.size)
 
@@ -305,7 +313,7 @@ class DeviceTarget(_DescriptorTarget):
 
     def reopen(self) -> None:
         size, identity = self.size, self.identity
-        self.close()
+        super().close()  # the rule stands on: the content is not finished
         self._open()
         if (self.size, self.identity) != (size, identity):
             self.close()
