@@ -308,7 +308,7 @@ class Run:
                 failures += 1
                 if failures > MOST_FAILURES:
                     self._plan.stop()  # what is still to come could come for ever, an attempt at a time
-                if not self._plan.pending:
+                if not self._plan.pending and self.clockwork.now >= max(self._full_until.values(), default=0.0):
                     failures_after += 1
                     if failures_after > MOST_FAILURES_AFTER:
                         raise ViolationError(f"nothing goes wrong any more, and the sender ended with {said}")

@@ -42,6 +42,11 @@ def test_a_seed_is_the_same_run_in_every_process() -> None:
         assert one.stdout == other.stdout
 
 
+def test_a_disk_that_is_still_full_is_not_called_healthy() -> None:
+    for seed in ("702600", "619747", "996560"):
+        assert simulate("--seed", seed).returncode == 0
+
+
 @pytest.mark.parametrize(
     "mistake", ["acknowledged before the claim is durable", "a claim before the target's sync"]
 )
