@@ -209,7 +209,7 @@ DURABILITY = [
         file=_JOURNAL,
         old="            at += len(part)\n        self._file.sync()\n",
         new="            at += len(part)\n",
-        gate="runs",
+        gate="scopes overwrite, window 1",
     ),
     Bug(
         name="records that a failed sync left in the cache are trusted",
