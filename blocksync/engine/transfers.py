@@ -44,7 +44,9 @@ def stop(state: Path, which: str, *, final: bool) -> TransferStatus:
         with contextlib.closing(store.hold(record)) as live:
             live.record = dataclasses.replace(live.record, state=TransferState.STOPPED, touched=time.time())
             live.write()
-    return _status(store, store.load(record.id), time.time())
+    status = _status(store, store.load(record.id), time.time())
+    # What answered was at work; it may be gone by the second question, before its record says how it ended.
+    return dataclasses.replace(status, running=status.running or answered is not None)
 
 
 def delete(state: Path, which: str) -> TransferStatus:
