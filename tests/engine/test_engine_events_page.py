@@ -63,7 +63,7 @@ def test_every_stage_of_a_sender_stands_on_the_page() -> None:
         "blocksync/engine/verify.py",
         "blocksync/engine/operation.py",
         "blocksync/engine/reach.py",
-        "blocksync/api.py",
+        "blocksync/api/opening.py",
     ):
         for call in calls(path, "Progress"):
             stages |= {
