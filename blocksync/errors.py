@@ -128,7 +128,7 @@ class GroupIncompleteError(IncompleteError):
     """Several disks went as one transfer, and not all of them arrived.
 
     Args:
-        outcomes: what became of each disk (:class:`blocksync.options.DiskOutcome`), in the order they were given.
+        outcomes: what became of each disk (:class:`blocksync.results.DiskOutcome`), in the order they were given.
         causes: the errors of the disks that failed.
     """
 

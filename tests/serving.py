@@ -9,7 +9,8 @@ from pathlib import Path
 from blocksync.engine.reach import Reach
 from blocksync.engine.serving import Serving
 from blocksync.engine.statedir import prepare
-from blocksync.options import Listening, ReceiveOptions, TargetSpec
+from blocksync.options import ReceiveOptions, TargetSpec
+from blocksync.results import Listening
 
 MIB = 1 << 20
 

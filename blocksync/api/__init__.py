@@ -34,25 +34,27 @@ from blocksync.options import (
     BootOptions,
     CopyOptions,
     Digest,
-    DiskOutcome,
     DiskSpec,
     FlattenOptions,
+    ReceiveOptions,
+    SendOptions,
+    TargetSpec,
+    TransferOptions,
+    VerifyOptions,
+)
+from blocksync.preflight.findings import Finding
+from blocksync.preflight.results import CheckOptions, CheckResult
+from blocksync.results import (
+    DiskOutcome,
     FlattenResult,
     GroupResult,
     Listening,
     Progress,
-    ReceiveOptions,
     ReceiveResult,
-    SendOptions,
     SendResult,
-    TargetSpec,
     TransferEvent,
-    TransferOptions,
-    VerifyOptions,
     VerifyResult,
 )
-from blocksync.preflight.findings import Finding
-from blocksync.preflight.results import CheckOptions, CheckResult
 from blocksync.sources.base import Source
 from blocksync.transfers.figures import TransferResult, TransferStatus
 from blocksync.transfers.receipt import ReceiptInfo

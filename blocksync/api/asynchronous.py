@@ -9,16 +9,8 @@ from blocksync.api.moving import receive, send, transfer, verify
 from blocksync.api.planning import bench, estimate
 from blocksync.engine.cancel import Cancel
 from blocksync.estimate.results import BenchOptions, BenchResult, EstimateOptions, EstimateResult
-from blocksync.options import (
-    DiskSpec,
-    ReceiveOptions,
-    ReceiveResult,
-    SendOptions,
-    SendResult,
-    TransferOptions,
-    VerifyOptions,
-    VerifyResult,
-)
+from blocksync.options import DiskSpec, ReceiveOptions, SendOptions, TransferOptions, VerifyOptions
+from blocksync.results import ReceiveResult, SendResult, VerifyResult
 from blocksync.sources.base import Source
 from blocksync.transfers.figures import TransferResult
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from blocksync.api.opening import opened_together
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import prepare
-from blocksync.options import BootOptions, FlattenOptions, FlattenResult
+from blocksync.options import BootOptions, FlattenOptions
+from blocksync.results import FlattenResult
 
 if TYPE_CHECKING:
     from blocksync.flatten.boottest import BootReport

@@ -14,16 +14,12 @@ from blocksync.options import (
     CopyOptions,
     DiskSpec,
     FlattenOptions,
-    FlattenResult,
-    GroupResult,
     ReceiveOptions,
-    ReceiveResult,
     SendOptions,
-    SendResult,
     TransferOptions,
     VerifyOptions,
-    VerifyResult,
 )
+from blocksync.results import FlattenResult, GroupResult, ReceiveResult, SendResult, VerifyResult
 from blocksync.sources.base import Source
 from blocksync.transfers.figures import TransferResult
 

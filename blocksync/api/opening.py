@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from blocksync.engine.statedir import prepare
 from blocksync.estimate.results import EstimateOptions
-from blocksync.options import Progress, SendOptions, VerifyOptions
+from blocksync.options import SendOptions, VerifyOptions
+from blocksync.results import Progress
 from blocksync.sources.base import Source
 
 if TYPE_CHECKING:

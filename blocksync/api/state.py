@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blocksync.engine.statedir import prepare
 from blocksync.limits import Limits
-from blocksync.options import Progress
+from blocksync.results import Progress
 from blocksync.transfers.figures import TransferStatus
 from blocksync.transfers.receipt import ReceiptInfo
 

@@ -15,7 +15,8 @@ from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.session import Session
 from blocksync.errors import SourceError
 from blocksync.limits import Limits, Schedule
-from blocksync.options import DiskOutcome, SendOptions, SendResult, TransferEvent, TransferOptions
+from blocksync.options import SendOptions, TransferOptions
+from blocksync.results import DiskOutcome, SendResult, TransferEvent
 
 if TYPE_CHECKING:
     from blocksync.transfers.figures import TransferResult

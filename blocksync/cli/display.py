@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from blocksync.cli.output import Output
 from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.speed import Speed, ratio
-from blocksync.options import Progress
+from blocksync.results import Progress
 
 if TYPE_CHECKING:
     from blocksync.cli.logbook import Logbook

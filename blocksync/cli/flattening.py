@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from blocksync.flatten.check import Leftover
     from blocksync.flatten.outlook import Outlook
     from blocksync.flatten.repair import RepairReport
-    from blocksync.options import FlattenResult
+    from blocksync.results import FlattenResult
 
 
 def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from blocksync.cli.display import HAPPENINGS, details_of, title_of
 from blocksync.cli.output import Output
 from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.speed import Speed
-from blocksync.options import Progress
+from blocksync.results import Progress
 from blocksync.trust.names import printable
 
 REDRAWS_A_SECOND = 4

@@ -18,7 +18,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from blocksync.errors import StateError, from_os_error
-from blocksync.options import Progress
+from blocksync.results import Progress
 
 FILE_BYTES = 10 << 20
 FILES_KEPT = 5

@@ -15,17 +15,11 @@ from blocksync.cli.display import HAPPENINGS, Display, showing
 from blocksync.cli.parameters import PATH, common, log_option, sized
 from blocksync.cli.session import Session
 from blocksync.errors import InterruptedTransferError, UsageError
-from blocksync.options import (
-    DEFAULT_CONTROL_PORT,
-    DEFAULT_DATA_PORT,
-    Listening,
-    Progress,
-    ReceiveOptions,
-    TargetSpec,
-)
+from blocksync.options import DEFAULT_CONTROL_PORT, DEFAULT_DATA_PORT, ReceiveOptions, TargetSpec
+from blocksync.results import Listening, Progress
 
 if TYPE_CHECKING:
-    from blocksync.options import ReceiveResult
+    from blocksync.results import ReceiveResult
 
 PORT = click.IntRange(0, 65535)
 # A documentation address (RFC 5737): connecting a UDP socket sends nothing, but chooses the way out.

@@ -28,7 +28,7 @@ from blocksync.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blocksync.options import FlattenResult
+    from blocksync.results import FlattenResult
 
 MAX_CONNECTIONS = 64
 

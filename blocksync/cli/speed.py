@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 
-from blocksync.options import Progress
+from blocksync.results import Progress
 
 WINDOW_SECONDS = 15.0
 

@@ -18,7 +18,7 @@ from blocksync.errors import IntegrityError
 from blocksync.options import VerifyOptions
 
 if TYPE_CHECKING:
-    from blocksync.options import VerifyResult
+    from blocksync.results import VerifyResult
 
 
 @click.command()

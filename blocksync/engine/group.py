@@ -26,7 +26,8 @@ from blocksync.errors import (
     TrustError,
     UsageError,
 )
-from blocksync.options import DiskOutcome, GroupResult, SendOptions, SendResult
+from blocksync.options import SendOptions
+from blocksync.results import DiskOutcome, GroupResult, SendResult
 from blocksync.sources.base import Source
 
 # More disks than these wait for their turn: buffers, threads and the target's disks are finite.

@@ -15,7 +15,7 @@ from blocksync.geometry import Geometry
 from blocksync.kernels import DigestKind
 from blocksync.manifest.folder import OsFolder
 from blocksync.manifest.store import SlotStore
-from blocksync.options import Progress
+from blocksync.results import Progress
 from blocksync.targets import open_target
 
 

@@ -18,9 +18,10 @@ from blocksync.engine.statedir import local_folder
 from blocksync.errors import BlocksyncError
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import OsFolder
-from blocksync.options import CopyOptions, Progress, SendOptions, SendResult
+from blocksync.options import CopyOptions, SendOptions
 from blocksync.protocol.messages import OpenAnswer
 from blocksync.protocol.receiver import DataReceiver
+from blocksync.results import Progress, SendResult
 from blocksync.sources.base import Source
 from blocksync.targets import open_target
 from blocksync.transports.link import Link

@@ -30,15 +30,8 @@ from blocksync.errors import (
     UsageError,
 )
 from blocksync.limits import Limits
-from blocksync.options import (
-    DiskOutcome,
-    DiskSpec,
-    GroupResult,
-    Progress,
-    SendResult,
-    TransferEvent,
-    TransferOptions,
-)
+from blocksync.options import DiskSpec, TransferOptions
+from blocksync.results import DiskOutcome, GroupResult, Progress, SendResult, TransferEvent
 from blocksync.snapshots.freeze import Quiet, Stillness, mounts_over, refuse_own_files, standing_still
 from blocksync.sources.base import Source
 from blocksync.transfers.convergence import PassFigures, next_seconds

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from blocksync.engine.statedir import estimates_folder
 from blocksync.errors import StateError, from_os_error
-from blocksync.options import SendResult
+from blocksync.results import SendResult
 
 MAX_FILE_BYTES = 64 << 10
 

@@ -18,8 +18,9 @@ from blocksync.engine.statedir import copy_folder, rehearsal_folder
 from blocksync.errors import BlocksyncError, TrustError, UsageError
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import OsFolder
-from blocksync.options import DEFAULT_CONTROL_PORT, AskCode, Progress, SendOptions
+from blocksync.options import DEFAULT_CONTROL_PORT, AskCode, SendOptions
 from blocksync.protocol.messages import OpenAnswer
+from blocksync.results import Progress
 from blocksync.transports.link import Link
 from blocksync.transports.tls import connect
 from blocksync.trust.codes import PairingCode

@@ -27,7 +27,6 @@ from blocksync.errors import (
     ProtocolError,
     TrustError,
 )
-from blocksync.options import Progress
 from blocksync.protocol.messages import (
     MAX_TEXT_CHARACTERS,
     CommitAnswer,
@@ -44,6 +43,7 @@ from blocksync.protocol.messages import (
 )
 from blocksync.protocol.receiver import Binding, DataReceiver
 from blocksync.protocol.wire import Hello
+from blocksync.results import Progress
 from blocksync.transports.link import Link
 
 Handler = Callable[[Link, DataReceiver], None]

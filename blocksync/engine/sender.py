@@ -11,8 +11,9 @@ from blocksync.engine.sending import Pass, Route, Transfer
 from blocksync.errors import BlocksyncError, ReceiverFullError, SlotPreparingError, StateDamagedError
 from blocksync.kernels import DigestKind
 from blocksync.manifest.format import fitted
-from blocksync.options import Digest, SendOptions, SendResult
+from blocksync.options import Digest, SendOptions
 from blocksync.protocol.messages import CONTROL_VERSION, MAX_TEXT_CHARACTERS, OpenRequest
+from blocksync.results import SendResult
 from blocksync.sources.base import Source
 
 FIRST_BACKOFF_SECONDS = 0.5

@@ -37,9 +37,10 @@ from blocksync.geometry import Geometry
 from blocksync.kernels import DigestKind
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.working import BlockMap
-from blocksync.options import Progress, SendOptions, SendResult
+from blocksync.options import SendOptions
 from blocksync.protocol.messages import CommitRequest, ControlPort, OpenAnswer
 from blocksync.protocol.wire import Hello
+from blocksync.results import Progress, SendResult
 from blocksync.sources.base import Source
 from blocksync.transports.link import Link
 

@@ -24,9 +24,10 @@ from blocksync.engine.statedir import rehearsal_folder, slot_folder, slot_name_f
 from blocksync.engine.view import parse_status_address, receiver_view
 from blocksync.errors import UsageError
 from blocksync.manifest.folder import OsFolder
-from blocksync.options import Listening, Progress, ReceiveOptions, ReceiveResult, TargetSpec
+from blocksync.options import ReceiveOptions, TargetSpec
 from blocksync.platforms import machine_memory_bytes, memory_bytes
 from blocksync.protocol.messages import ControlPort
+from blocksync.results import Listening, Progress, ReceiveResult
 from blocksync.targets import open_target
 from blocksync.transports.listener import DataListener
 from blocksync.trust.grants import Grants

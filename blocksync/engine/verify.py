@@ -20,8 +20,9 @@ from blocksync.engine.windows import Marks, Window, windows
 from blocksync.errors import BlocksyncError, ProtocolError, SourceError
 from blocksync.extents import Extent, ExtentKind, align, cover
 from blocksync.geometry import PAGE_BYTES
-from blocksync.options import Progress, ProgressCallback, VerifyResult
+from blocksync.options import ProgressCallback
 from blocksync.protocol.messages import CONTROL_VERSION, ControlPort, VerifyRequest
+from blocksync.results import Progress, VerifyResult
 from blocksync.sources.base import Source
 
 PIECE_BYTES = 4 << 20

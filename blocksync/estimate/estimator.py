@@ -30,7 +30,8 @@ from blocksync.estimate.results import (
 from blocksync.estimate.sampling import Sample, Sampler
 from blocksync.estimate.trial import TrialDisk, noise, trial_content
 from blocksync.estimate.watching import Watcher
-from blocksync.options import Progress, SendOptions
+from blocksync.options import SendOptions
+from blocksync.results import Progress
 from blocksync.sources.base import Source
 
 MIB = 1 << 20

@@ -20,10 +20,11 @@ from blocksync.engine.sending import Pass, Route, Transfer
 from blocksync.errors import BlocksyncError
 from blocksync.estimate.trial import TrialDisk
 from blocksync.kernels import DigestKind
-from blocksync.options import Progress, SendOptions
+from blocksync.options import SendOptions
 from blocksync.platforms import processor_seconds
 from blocksync.platforms.tcp import LinkWaits
 from blocksync.protocol.messages import CONTROL_VERSION, OpenAnswer, OpenRequest
+from blocksync.results import Progress
 from blocksync.transports.link import Link
 
 LOOK_SECONDS = 0.05

@@ -24,7 +24,8 @@ from blocksync.flatten.refusals import Wishes
 from blocksync.flatten.repair import RepairReport, RepairWishes, repair
 from blocksync.flatten.sources import pieces, plan_for
 from blocksync.manifest.folder import OsFolder
-from blocksync.options import FlattenOptions, FlattenResult, GroupResult, SendOptions
+from blocksync.options import FlattenOptions, SendOptions
+from blocksync.results import FlattenResult, GroupResult
 from blocksync.sources.base import Source
 from blocksync.targets import open_target
 

@@ -21,8 +21,9 @@ from blocksync.flatten.ground import part_slot
 from blocksync.flatten.local import wishes_of
 from blocksync.flatten.plan import Copy, Plan
 from blocksync.flatten.sources import Taking, is_live, pieces, plan_for
-from blocksync.options import DiskSpec, FlattenOptions, FlattenResult, GroupResult, TransferOptions
+from blocksync.options import DiskSpec, FlattenOptions, TransferOptions
 from blocksync.protocol.messages import CONTROL_VERSION, DivideRequest, FinishRequest
+from blocksync.results import FlattenResult, GroupResult
 from blocksync.sources.base import Source
 from blocksync.transfers.figures import TransferResult
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from blocksync.options import DiskOutcome
+from blocksync.results import DiskOutcome
 from blocksync.transfers.convergence import PassFigures, change_rate, next_seconds
 from blocksync.transfers.record import PassRecord, TransferRecord
 from blocksync.transfers.states import TransferState, expires_at
@@ -35,7 +35,7 @@ class TransferStatus:
             behind; None before every disk has one.
         change_rate: bytes a second that the source changes; None before two passes are there.
         predicted_pause: how long a final pass would take now; None before it can be told.
-        moments: of the running pass, by slot, as :class:`~blocksync.options.Progress` has them.
+        moments: of the running pass, by slot, as :class:`~blocksync.results.Progress` has them.
     """
 
     id: str

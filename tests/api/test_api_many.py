@@ -13,7 +13,8 @@ from blocksync import api
 from blocksync.engine.serving import Serving
 from blocksync.engine.statedir import prepare
 from blocksync.errors import BlocksyncError, TrustError
-from blocksync.options import Progress, ReceiveOptions, SendOptions, TargetSpec
+from blocksync.options import ReceiveOptions, SendOptions, TargetSpec
+from blocksync.results import Progress
 
 SLOTS = 32
 SIZE = 2 << 20

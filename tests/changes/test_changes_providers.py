@@ -16,7 +16,8 @@ from blocksync.changes.thin import parse_delta
 from blocksync.changes.xml import elements
 from blocksync.errors import ChangesUnknownError
 from blocksync.extents import Extent
-from blocksync.options import CopyOptions, SendResult
+from blocksync.options import CopyOptions
+from blocksync.results import SendResult
 from tests.devices import run
 from tests.nbd.servers import qemu_nbd
 

@@ -11,7 +11,7 @@ from blocksync import errors
 from blocksync.cli.demo.story import Step
 from blocksync.cli.display import HAPPENINGS, facts_of
 from blocksync.cli.program import EPILOG
-from blocksync.options import DiskOutcome, FlattenResult, Listening, Progress
+from blocksync.results import DiskOutcome, FlattenResult, Listening, Progress
 
 PAGE = (ROOT / "docs" / "COMMAND.md").read_text()
 

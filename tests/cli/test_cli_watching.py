@@ -16,7 +16,7 @@ from blocksync.cli.logbook import FILES_KEPT, Logbook
 from blocksync.cli.output import Output
 from blocksync.cli.speed import Speed
 from blocksync.errors import StateError
-from blocksync.options import Progress
+from blocksync.results import Progress
 
 
 class Terminal(io.StringIO):

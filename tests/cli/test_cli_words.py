@@ -22,7 +22,7 @@ from blocksync.cli.parameters import levels
 from blocksync.cli.quantities import parse_size, show_rate, show_seconds, show_size
 from blocksync.cli.speed import WINDOW_SECONDS, Speed, ratio
 from blocksync.errors import TargetError, UsageError
-from blocksync.options import Listening, Progress
+from blocksync.results import Listening, Progress
 
 
 class Clock:

@@ -25,7 +25,8 @@ from blocksync.engine.slot import Slot
 from blocksync.errors import InterruptedTransferError, NetworkError
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import OsFolder
-from blocksync.options import Progress, SendOptions, SendResult
+from blocksync.options import SendOptions
+from blocksync.results import Progress, SendResult
 from blocksync.sources.memory import MemorySource
 from blocksync.targets.memory import MemoryTarget
 from blocksync.transports.link import Link

@@ -45,7 +45,7 @@ def test_every_event_that_is_told_stands_on_the_page_with_its_fields() -> None:
 def test_a_verify_is_told_whole() -> None:
     import dataclasses
 
-    from blocksync.options import VerifyResult
+    from blocksync.results import VerifyResult
 
     listed = set(re.findall(r"`(\w+)`", rows("Events of a transfer")["verified"]))
     assert listed <= {field.name for field in dataclasses.fields(VerifyResult)}

@@ -22,7 +22,7 @@ from blocksync.errors import (
     UsageError,
 )
 from blocksync.extents import Extent
-from blocksync.options import Progress
+from blocksync.results import Progress
 from blocksync.sources.memory import MemorySource
 from tests.serving import MIB, Receiver, receiver
 from tests.story.story_processes import sample_disk

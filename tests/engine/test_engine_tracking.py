@@ -20,7 +20,8 @@ from blocksync.extents import Extent
 from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
 from blocksync.kernels import DigestKind
 from blocksync.manifest.working import BlockMap
-from blocksync.options import CopyOptions, Progress
+from blocksync.options import CopyOptions
+from blocksync.results import Progress
 from blocksync.sources.memory import MemorySource
 
 MIB = 1 << 20

@@ -22,7 +22,7 @@ from blocksync.engine.verify import Verifier
 from blocksync.errors import SourceError, UsageError
 from blocksync.extents import ExtentKind
 from blocksync.manifest.folder import OsFolder
-from blocksync.options import VerifyResult
+from blocksync.results import VerifyResult
 from blocksync.sources import open_source
 from blocksync.targets import open_target
 from tests.devices import image, loop_device, need_root, released, run

@@ -10,8 +10,8 @@ import pytest
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.verify import Verifier, piece_digests
 from blocksync.errors import ProtocolError
-from blocksync.options import VerifyResult
 from blocksync.protocol.messages import ControlPort, VerifyAnswer, VerifyRequest
+from blocksync.results import VerifyResult
 from blocksync.sources.memory import MemorySource
 
 SIZE = (9 << 20) + 512

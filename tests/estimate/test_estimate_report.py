@@ -25,7 +25,7 @@ from blocksync.estimate.results import (
     SourceFigures,
 )
 from blocksync.estimate.words import rate, seconds, size
-from blocksync.options import SendResult
+from blocksync.results import SendResult
 from tests.serving import MIB, receiver
 
 GIB = 1 << 30

@@ -13,7 +13,8 @@ import pytest
 from blocksync import api
 from blocksync.cli.receiving import target_specs
 from blocksync.engine.statedir import local_folder, slot_name_for
-from blocksync.options import Listening, ReceiveOptions, SendOptions, TargetSpec, VerifyOptions
+from blocksync.options import ReceiveOptions, SendOptions, TargetSpec, VerifyOptions
+from blocksync.results import Listening
 from tests.devices import image, run
 from tests.nbd.servers import nbdkit, qemu_nbd
 

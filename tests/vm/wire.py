@@ -8,15 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from blocksync import api
-from blocksync.options import (
-    FlattenOptions,
-    FlattenResult,
-    Listening,
-    ReceiveOptions,
-    SendOptions,
-    TargetSpec,
-    TransferOptions,
-)
+from blocksync.options import FlattenOptions, ReceiveOptions, SendOptions, TargetSpec, TransferOptions
+from blocksync.results import FlattenResult, Listening
 
 
 @contextmanager
