@@ -19,35 +19,30 @@ from blocksync import __version__
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.governor import LiveLimits, check_latency, govern
 from blocksync.engine.group import Group, Member
+from blocksync.engine.logbook import Logbook
 from blocksync.engine.reach import Reach
 from blocksync.engine.receipts import obtain, write_receipt
 from blocksync.engine.verify import Verifier
 from blocksync.errors import (
     BlocksyncError,
     GroupIncompleteError,
-    InterruptedTransferError,
-    NotConvergingError,
     UsageError,
 )
 from blocksync.limits import Limits
 from blocksync.options import DiskSpec, TransferOptions
-from blocksync.results import DiskOutcome, GroupResult, Progress, SendResult, TransferEvent
 from blocksync.snapshots.freeze import Quiet, Stillness, mounts_over, refuse_own_files, standing_still
 from blocksync.sources.base import Source
-from blocksync.transfers.convergence import PassFigures, next_seconds
 from blocksync.transfers.door import Door
 from blocksync.transfers.figures import TransferResult
 from blocksync.transfers.policy import Action, Next, Policy
 from blocksync.transfers.receipt import sender_part
-from blocksync.transfers.record import DiskRecord, Fault, PassRecord, VerifyRecord, parse
+from blocksync.transfers.record import DiskRecord, VerifyRecord, parse
 from blocksync.transfers.states import TransferState, check_validity
-from blocksync.transfers.store import LiveTransfer, TransferStore
+from blocksync.transfers.store import TransferStore
 
 Opening = Callable[[], AbstractContextManager[list[Source]]]
 # A follower that lost its receiver looks for it at least this often.
 LONGEST_RETRY_SECONDS = 60.0
-# Weakest first: a transfer is as consistent as its weakest disk.
-_CONSISTENCIES = ("live", "crash", "crash-group", "application")
 
 
 class Clock:
@@ -119,17 +114,13 @@ class Operation:
         self._clock = clock or Clock()
         self._policy = Policy(follow=options.follow, until_converged=options.until_converged, final=options.final)
         self._limits = LiveLimits(options.limits)
-        self._live: LiveTransfer
-        self._figures: list[PassFigures] = []
-        self._lock = threading.Lock()
-        self._moments: dict[str, Progress] = {}
+        self._logbook: Logbook
         self._final_now = False
         self._not_before = 0.0
-        self._last: GroupResult | None = None
 
     @property
     def transfer(self) -> str:
-        return self._live.record.id
+        return self._logbook.record.id
 
     def run(self) -> TransferResult:
         """Work until the policy says it is enough.
@@ -156,14 +147,16 @@ class Operation:
             now=self._clock.now(),
         )
         with contextlib.closing(live):
-            self._live = live
+            self._logbook = Logbook(live, self._options, self._clock.now, disks=len(self._disks))
             live.move(live.record.state, self._clock.now(), mode=_mode(self._options))
-            self._tell("transfer", disks=[dataclasses.asdict(disk) for disk in records], to=self._options.send.to)
+            self._logbook.tell(
+                "transfer", disks=[dataclasses.asdict(disk) for disk in records], to=self._options.send.to
+            )
             with Door(store.folder(live.record.id), self._answer), self._cancel.watching(self._clock.poke):
                 try:
                     return self._loop()
                 except BlocksyncError as error:
-                    self._note_end(error)
+                    self._logbook.note_end(error)
                     raise
 
     # -- passes -----------------------------------------------------------------------------------------------
@@ -171,7 +164,7 @@ class Operation:
     def _loop(self) -> TransferResult:
         began = self._clock.now()
         while True:
-            step = self._policy.next(self._figures, final_now=self._final_now)
+            step = self._policy.next(self._logbook.figures, final_now=self._final_now)
             if step.action in (Action.END, Action.GIVE_UP):
                 break
             if self._waits(step):
@@ -186,17 +179,17 @@ class Operation:
                 # A follower outlives its receiver's absence; the pass goes on where it was.
                 pause = min(self._options.follow, LONGEST_RETRY_SECONDS)
                 self._not_before = self._clock.now() + pause
-                self._say(f"{error.message}; trying again in {pause:.0f} s")
+                self._logbook.say(f"{error.message}; trying again in {pause:.0f} s")
                 continue
             if final:
                 self._get_receipt()
-                return self._result(began)
+                return self._logbook.result(began)
         if step.action is Action.GIVE_UP:
-            raise self._gives_up()
-        self._move(TransferState.WAITING, until=0.0)
+            raise self._logbook.gives_up()
+        self._logbook.move(TransferState.WAITING, until=0.0)
         if self._options.receipt is not None:
             self._get_receipt()
-        return self._result(began)
+        return self._logbook.result(began)
 
     def _waits(self, step: Next) -> bool:
         """Sleep where the step is not due yet; whether it slept."""
@@ -204,14 +197,14 @@ class Operation:
         now = self._clock.now()
         if now >= due:
             return False
-        self._move(TransferState.WAITING, until=due)
+        self._logbook.move(TransferState.WAITING, until=due)
         self._clock.wait(due - now)
         self._cancel.check()
         return True
 
     def _pass(self, consistency: str, still: Stillness | None = None) -> None:
         self._cancel.check()
-        self._move(TransferState.PREPARING, until=0.0)
+        self._logbook.move(TransferState.PREPARING, until=0.0)
         began = self._clock.now()
         with (self._snapshots if still is None else self._opening)() as sources:
             governed = [
@@ -221,18 +214,20 @@ class Operation:
             members = [
                 Member(source=source, slot=disk.slot) for source, disk in zip(governed, self._disks, strict=True)
             ]
-            wanted = dataclasses.replace(self._options.send, progress=self._progress, transfer=self.transfer)
+            wanted = dataclasses.replace(
+                self._options.send, progress=self._logbook.progress, transfer=self.transfer
+            )
             group = Group(
                 members, lambda slot: self._reach.route(slot, own=True), wanted, self._cancel, self._limits.link
             )
             try:
                 result = group.run()
             except GroupIncompleteError as error:
-                self._note_disks(error.outcomes, began)
+                self._logbook.note_disks(error.outcomes, began)
                 raise
             if still is not None:
                 still.check()
-            self._note_pass(result, began, consistency, final=still is not None)
+            self._logbook.note_pass(result, began, consistency, final=still is not None)
             if self._options.verify and (still is not None or not self._options.final):
                 self._verify(sources)
 
@@ -243,7 +238,7 @@ class Operation:
         mounts = () if hooks else tuple(mounts_over([path for path in paths if _is_path(path)]))
         refuse_own_files(mounts, [self._state_dir, *options.keep_quiet])
         if not hooks and not mounts:
-            self._say("nothing of the source is mounted here: taken as quiet already")
+            self._logbook.say("nothing of the source is mounted here: taken as quiet already")
         quiet = Quiet(
             mounts=mounts,
             before=options.pre_final,
@@ -254,13 +249,13 @@ class Operation:
                 ("BLOCKSYNC_SOURCES", "\n".join(paths)),
             ),
         )
-        self._move(TransferState.PREPARING, until=0.0)
+        self._logbook.move(TransferState.PREPARING, until=0.0)
         with standing_still(quiet) as still:
             self._pass("application" if hooks else "crash" if mounts else "", still)
-        self._move(TransferState.FINISHED)
+        self._logbook.move(TransferState.FINISHED)
 
     def _verify(self, sources: Sequence[Source]) -> None:
-        self._move(TransferState.PROCESSING)
+        self._logbook.move(TransferState.PROCESSING)
         found = []
         for source, disk in zip(sources, self._disks, strict=True):
             with self._reach.route(disk.slot, own=True) as route:
@@ -268,7 +263,7 @@ class Operation:
                     source,
                     route.control,
                     disk.slot,
-                    self._progress,
+                    self._logbook.progress,
                     self._cancel,
                     all_blocks=self._options.send.all_blocks,
                     exclude=self._options.send.exclude,
@@ -281,13 +276,14 @@ class Operation:
                 differing_bytes=result.differing_bytes,
             )
             found.append(record)
-            self._tell("verified", **dataclasses.asdict(result))
-        self._move(TransferState.PROCESSING, verified=tuple(found))
+            self._logbook.tell("verified", **dataclasses.asdict(result))
+        self._logbook.move(TransferState.PROCESSING, verified=tuple(found))
 
     def _get_receipt(self) -> None:
-        results = [each.result for each in self._last.disks if each.result is not None] if self._last else []
+        last = self._logbook.last
+        results = [each.result for each in last.disks if each.result is not None] if last else []
         part = sender_part(
-            self._live.record,
+            self._logbook.record,
             fingerprint=self._reach.identity.fingerprint,
             version=__version__,
             issued=self._clock.now(),
@@ -300,122 +296,21 @@ class Operation:
             # The pass is committed all the same; only where the receipt was asked for by name is it the result.
             if self._options.receipt is not None:
                 raise
-            self._say(f"there is no receipt: {error.message}")
+            self._logbook.say(f"there is no receipt: {error.message}")
             return
-        path = self._live.keep("receipt.json", raw)
+        path = self._logbook.live.keep("receipt.json", raw)
         if self._options.receipt is not None:
             write_receipt(self._options.receipt, raw)
             path = self._options.receipt
-        self._move(self._live.record.state, receipt=str(path))
-        self._tell("receipt", path=str(path))
-
-    # -- what is noted ----------------------------------------------------------------------------------------
-
-    def _note_pass(self, group: GroupResult, began: float, consistency: str, *, final: bool) -> None:
-        number = self._live.record.pass_count + 1
-        results = [outcome.result for outcome in group.disks if outcome.result is not None]
-        records = tuple(_pass_record(each, number, began, consistency, final=final) for each in results)
-        figures = PassFigures(
-            began=began,
-            seconds=group.seconds,
-            changed=sum(each.changed for each in results),
-            full=any(each.kind == "full" for each in results),
-        )
-        if not final:
-            self._figures.append(figures)
-        self._last = group
-        record = self._live.record.with_pass(records)
-        self._move(
-            TransferState.PROCESSING, passes=record.passes, pass_count=record.pass_count, verified=(), receipt=""
-        )
-        self._tell(
-            "pass",
-            number=number,
-            seconds=group.seconds,
-            changed=figures.changed,
-            predicted_next=next_seconds(self._figures),
-            disks=[dataclasses.asdict(each) for each in records],
-        )
-
-    def _note_disks(self, outcomes: Sequence[object], began: float) -> None:
-        """Some disks arrived and some did not: each one's lag is its own."""
-        number = self._live.record.pass_count + 1
-        results = [each.result for each in outcomes if isinstance(each, DiskOutcome) and each.result is not None]
-        record = self._live.record.with_pass(
-            tuple(_pass_record(each, number, began, "", final=False) for each in results)
-        )
-        self._move(self._live.record.state, passes=record.passes, pass_count=record.pass_count, verified=())
-
-    def _note_end(self, error: BlocksyncError) -> None:
-        # The error is what counts: that it could not be noted too must not hide it.
-        with contextlib.suppress(BlocksyncError):
-            if isinstance(error, InterruptedTransferError):
-                self._move(TransferState.STOPPED, until=0.0)
-                return
-            fault = Fault(code=error.code, message=error.message[:2000], remedy=error.remedy[:1000])
-            if self._live.record.state is not TransferState.FINISHED:
-                self._move(TransferState.FAILED, until=0.0, fault=fault)
-
-    def _gives_up(self) -> NotConvergingError:
-        predicted = next_seconds(self._figures) or 0.0
-        return NotConvergingError(
-            f"the next pass would take {predicted:.0f} s, and passes do not get shorter than that "
-            f"({self._options.until_converged:.0f} s were asked for)",
-            safe="everything so far is committed",
-        )
-
-    def _result(self, began: float) -> TransferResult:
-        record = self._live.record
-        last = [each for each in record.passes if each.number == record.pass_count]
-        return TransferResult(
-            transfer=record.id,
-            state=record.state.value,
-            passes=len(self._figures) + (record.state is TransferState.FINISHED),
-            seconds=self._clock.now() - began,
-            consistency=min((each.consistency for each in last), key=_CONSISTENCIES.index, default="live"),
-            predicted_pause=next_seconds(self._figures),
-            disks=self._last.disks if self._last is not None else (),
-            verified={each.slot: each.identical for each in record.verified},
-            receipt=record.receipt,
-        )
-
-    def _move(self, to: TransferState, **changes: object) -> None:
-        before = self._live.record.state
-        self._live.move(to, self._clock.now(), **changes)
-        if to is not before:
-            self._tell("state", state=to.value, until=self._live.record.until)
-
-    def _tell(self, kind: str, **facts: object) -> None:
-        if self._options.on_event is not None:
-            self._options.on_event(TransferEvent(kind=kind, transfer=self.transfer, facts=facts))
-
-    def _say(self, message: str) -> None:
-        if self._options.send.progress is not None:
-            self._options.send.progress(Progress(stage="waiting", message=message))
-
-    def _progress(self, progress: Progress) -> None:
-        with self._lock:
-            self._moments[progress.slot] = progress
-            state = self._live.record.state
-            if progress.stage == "transferring" and state is TransferState.PREPARING:
-                self._move(TransferState.SYNCING)
-            elif state is TransferState.SYNCING and self._all_committing():
-                self._move(TransferState.PROCESSING)
-        if self._options.send.progress is not None:
-            self._options.send.progress(progress)
-
-    def _all_committing(self) -> bool:
-        stages = [moment.stage for moment in self._moments.values()]
-        return len(stages) == len(self._disks) and set(stages) <= {"committing", "done"} and "committing" in stages
+        self._logbook.move(self._logbook.record.state, receipt=str(path))
+        self._logbook.tell("receipt", path=str(path))
 
     # -- the local control socket -----------------------------------------------------------------------------
 
     def _answer(self, said: dict[str, Any]) -> dict[str, Any]:
         wanted = said.get("op")
         if wanted == "status":
-            with self._lock:
-                moments = {slot: dataclasses.asdict(moment) for slot, moment in self._moments.items()}
-            return {"limits": dataclasses.asdict(self._limits.limits), "moments": moments}
+            return {"limits": dataclasses.asdict(self._limits.limits), "moments": self._logbook.moments()}
         if wanted == "stop":
             threading.Thread(target=self._cancel.set, name="stopped", daemon=True).start()
             return {}
@@ -440,28 +335,6 @@ def _may_pass(error: BlocksyncError) -> bool:
 
 def _is_path(source: str) -> bool:
     return "://" not in source and Path(source).exists()
-
-
-def _pass_record(result: SendResult, number: int, began: float, consistency: str, *, final: bool) -> PassRecord:
-    better = consistency and _CONSISTENCIES.index(consistency) > _CONSISTENCIES.index(result.consistency)
-    return PassRecord(
-        number=number,
-        slot=result.slot,
-        kind="final" if final else result.kind,
-        generation=result.generation,
-        began=began,
-        seconds=result.seconds,
-        read=result.read,
-        changed=result.changed,
-        zero=result.zero,
-        wire=result.wire,
-        resent=result.resent,
-        resumed=result.resumed,
-        retries=result.retries,
-        bottleneck=result.bottleneck,
-        root=result.root,
-        consistency=consistency if better else result.consistency,
-    )
 
 
 def _mode(options: TransferOptions) -> str:

@@ -34,7 +34,8 @@ def test_every_event_that_is_told_stands_on_the_page_with_its_fields() -> None:
         kind: set(re.findall(r"`(\w+)`", fields)) for kind, fields in rows("Events of a transfer").items()
     }
     told: dict[str, set[str | None]] = {}
-    for call in calls("blocksync/engine/operation.py", "_tell"):
+    told_by = [*calls("blocksync/engine/operation.py", "tell"), *calls("blocksync/engine/logbook.py", "tell")]
+    for call in told_by:
         assert isinstance(call.args[0], ast.Constant)
         told[call.args[0].value] = {keyword.arg for keyword in call.keywords}
     assert set(told) == set(documented)
@@ -61,7 +62,7 @@ def test_every_stage_of_a_sender_stands_on_the_page() -> None:
         stages |= {call.args[0].value for call in calls(path, name) if isinstance(call.args[0], ast.Constant)}
     for path in (
         "blocksync/engine/verify.py",
-        "blocksync/engine/operation.py",
+        "blocksync/engine/logbook.py",
         "blocksync/engine/reach.py",
         "blocksync/api/opening.py",
     ):
