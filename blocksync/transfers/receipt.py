@@ -152,7 +152,10 @@ def verify(raw: bytes) -> Receipt:
         ReceiptError: it is not what both ends signed.
     """
     try:
-        said = json.loads(raw)
+        try:
+            said = json.loads(raw)
+        except ValueError as error:
+            raise ReceiptError("this is no receipt: it is not JSON") from error
         if not isinstance(said, dict) or set(said) != _MEMBERS or said["format"] != FORMAT:
             raise ReceiptError("this is no receipt of this version")
         if canonical(said) + b"\n" != raw:

@@ -361,3 +361,19 @@ def test_a_code_in_the_arguments_warns_where_it_matters(folder: Path, disk: Path
     ended = command("send", disk, "--to", to, "--state-dir", folder / "s", "--code", "nonsense", "--json")
     fails(ended, 12)
     assert ended.err.startswith("warning: --code shows the pairing code") is warned
+
+
+# -- words that are not meant ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("sned", "send"), ("estimat", "estimate"), ("boottest", "boot-test")])
+def test_a_mistyped_command_is_told_the_one_it_resembles(typed: str, meant: str) -> None:
+    ended = command(typed, "x")
+    assert ended.code == 2
+    assert f"Did you mean '{meant}'?" in ended.err
+    assert "Did you mean" not in command("wholly-else").err
+
+
+def test_a_file_that_is_no_receipt(folder: Path) -> None:
+    (folder / "note").write_text("not JSON")
+    fails(command("receipt", "verify", folder / "note", "--json"), 9, "it is not JSON")
