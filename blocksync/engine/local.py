@@ -24,6 +24,7 @@ from blocksync.protocol.receiver import DataReceiver
 from blocksync.results import Progress, SendResult
 from blocksync.sources.base import Source
 from blocksync.targets import open_target
+from blocksync.targets.fitness import refuse_itself
 from blocksync.transports.link import Link
 from blocksync.transports.memory import memory_pair
 
@@ -38,6 +39,7 @@ def copy_disk(source: Source, target_path: str, state: Path, options: CopyOption
         TargetRefusedError: see rule 9.
         BlocksyncError: as for a pass over the network.
     """
+    refuse_itself(target_path, [source.name])
     folder_path = local_folder(state, target_path)
     folder = OsFolder(folder_path / "slot")
     try:

@@ -28,6 +28,7 @@ from blocksync.options import FlattenOptions, SendOptions
 from blocksync.results import FlattenResult, GroupResult
 from blocksync.sources.base import Source
 from blocksync.targets import open_target
+from blocksync.targets.fitness import refuse_itself
 
 _SLOT = "target"
 # A part that is being read again, since a repair wrote to it, is waited for as long as that takes.
@@ -55,6 +56,7 @@ def flatten_disks(
         GroupIncompleteError: some volumes failed; what is durable stays.
         FlattenError: the repair.
     """
+    refuse_itself(target_path, [disk.name for disk in disks])
     plan = plan_for(disks, wishes_of(options))
     folder = local_folder(state, target_path) / "flatten"
     with contextlib.ExitStack() as exits:

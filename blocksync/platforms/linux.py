@@ -6,13 +6,13 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from blocksync.platforms.facts import DeviceFacts, IoCounts
+from blocksync.platforms.facts import DeviceFacts
+from blocksync.platforms.sysfs import number_of, sys_path, text_of
 
 DIRECT = os.O_DIRECT
 SHADOW_COPIES = False
@@ -36,7 +36,6 @@ _IP_MTU, _IPV6_MTU = 14, 24
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_BEST_EFFORT = 2 << 13
 _IOPRIO_BEST_EFFORT_LOWEST = _IOPRIO_BEST_EFFORT | 7
-_SYS_BLOCK = Path("/sys/dev/block")
 # A peer that answers nothing is given up after these.
 _USER_TIMEOUT_MILLISECONDS = 20_000
 _KEEPALIVE_SECONDS = 5
@@ -128,78 +127,26 @@ def device_facts(descriptor: int) -> DeviceFacts:
     )
 
 
-def _sys(number: int) -> Path:
-    return _SYS_BLOCK / f"{os.major(number)}:{os.minor(number)}"
-
-
-def _text(path: Path) -> str:
-    try:
-        # Names are of any bytes: one that were changed here would not be found again.
-        return path.read_text(errors="surrogateescape").strip()
-    except OSError:
-        return ""
-
-
 def _identity(number: int) -> str:
-    at = _sys(number)
+    at = sys_path(number)
     for name in ("loop/backing_file", "dm/uuid", "md/uuid", "wwid", "device/wwid", "serial", "device/serial"):
-        text = _text(at / name)
+        text = text_of(at / name)
         if text:
             return f"device:{text}"
     if (at / "partition").exists():
-        whole = _identity(_number_of(at.resolve().parent))
-        return f"{whole}:partition{_text(at / 'partition')}"
-    return f"device:{_text(at / 'uevent').partition('DEVNAME=')[2].splitlines()[0:1]}"
-
-
-def _number_of(sys_path: Path) -> int:
-    major, _, minor = _text(sys_path / "dev").partition(":")
-    return os.makedev(int(major), int(minor)) if minor else 0
+        whole = _identity(number_of(at.resolve().parent))
+        return f"{whole}:partition{text_of(at / 'partition')}"
+    return f"device:{text_of(at / 'uevent').partition('DEVNAME=')[2].splitlines()[0:1]}"
 
 
 def _mark(number: int) -> str:
-    at = _sys(number)
-    fields = _text(at / "stat").split()
+    at = sys_path(number)
+    fields = text_of(at / "stat").split()
     if len(fields) < 7:
         return ""
-    boot = _text(Path("/proc/sys/kernel/random/boot_id"))
+    boot = text_of(Path("/proc/sys/kernel/random/boot_id"))
     # Fields 5 to 8 count completed writes; diskseq changes when another medium takes the device's name.
-    return f"{boot}:{_text(at / 'diskseq')}:{fields[4]}:{fields[6]}"
-
-
-def _family(number: int) -> set[int]:
-    """The device, its partitions, and what is stacked on any of them."""
-    found: set[int] = set()
-    waiting = [number]
-    while waiting:
-        each = waiting.pop()
-        if each in found or not each:
-            continue
-        found.add(each)
-        at = _sys(each).resolve()
-        if not at.is_dir():
-            continue
-        waiting.extend(_number_of(entry) for entry in at.iterdir() if (entry / "partition").exists())
-        holders = at / "holders"
-        if holders.is_dir():
-            waiting.extend(_number_of(holder.resolve()) for holder in holders.iterdir())
-    return found
-
-
-def _unescaped(path: str) -> str:
-    """A path as the kernel lists it: spaces, tabs, newlines and backslashes as three octal digits."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
-
-
-def mounts_of(number: int) -> list[str]:
-    """Mount points of a device, of its partitions and of what is stacked on them."""
-    family = {f"{os.major(each)}:{os.minor(each)}" for each in _family(number)}
-    found = []
-    for line in _text(Path("/proc/self/mountinfo")).splitlines():
-        fields = line.split()
-        if len(fields) > 4 and fields[2] in family:
-            found.append(_unescaped(fields[4]))
-    return found
+    return f"{boot}:{text_of(at / 'diskseq')}:{fields[4]}:{fields[6]}"
 
 
 def held(path: str) -> bool:
@@ -215,67 +162,6 @@ def held(path: str) -> bool:
     return False
 
 
-def swaps() -> Iterator[os.stat_result]:
-    """The devices and files that are swapped to."""
-    for line in _text(Path("/proc/swaps")).splitlines()[1:]:
-        try:
-            yield os.stat(_unescaped(line.split()[0]))
-        except OSError:
-            continue
-
-
-def users_of_device(number: int) -> list[str]:
-    """What the kernel stacks on a device or its partitions: LVM, MD, device-mapper, bcache."""
-    found: list[str] = []
-    for each in sorted(_family(number)):
-        holders = _sys(each).resolve() / "holders"
-        if holders.is_dir():
-            found.extend(entry.name for entry in holders.iterdir())
-    return found
-
-
-def loops_over(status: os.stat_result) -> list[tuple[str, int]]:
-    """``(name, device number)`` of the loop devices that have this file or device as their backing file."""
-    found = []
-    for entry in Path("/sys/block").glob("loop*"):
-        backing = _text(entry / "loop" / "backing_file")
-        if not backing:
-            continue
-        try:
-            other = os.stat(backing.removesuffix(" (deleted)"))
-        except OSError:
-            continue
-        same_file = (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino)
-        if same_file or (status.st_rdev and other.st_rdev == status.st_rdev):
-            found.append((f"/dev/{entry.name}", _number_of(entry)))
-    return found
-
-
-def below(number: int) -> set[int]:
-    """The device numbers that a device stands on: its whole disk, its slaves, the filesystem of its backing file."""
-    found: set[int] = set()
-    waiting = [number]
-    while waiting:
-        each = waiting.pop()
-        if each in found or not each:
-            continue
-        found.add(each)
-        at = _sys(each).resolve()
-        if (at / "partition").exists():
-            waiting.append(_number_of(at.parent))
-        slaves = at / "slaves"
-        if slaves.is_dir():
-            waiting.extend(_number_of(slave.resolve()) for slave in slaves.iterdir())
-        backing = _text(at / "loop" / "backing_file")
-        if backing:
-            try:
-                status = os.stat(backing)
-            except OSError:
-                continue
-            waiting.extend((status.st_dev, status.st_rdev))
-    return found
-
-
 def lower_io_priority() -> None:
     """Put the calling thread's reads behind those of others, where the disk's scheduler looks at that."""
     number = _SYS_IOPRIO_SET.get(os.uname().machine)
@@ -286,7 +172,7 @@ def lower_io_priority() -> None:
 
 def processor_seconds() -> tuple[float, float]:
     """``(busy, all)`` seconds of all processors since the machine started."""
-    fields = [int(field) for field in _text(Path("/proc/stat")).partition("\n")[0].split()[1:9]]
+    fields = [int(field) for field in text_of(Path("/proc/stat")).partition("\n")[0].split()[1:9]]
     if len(fields) < 5:
         return 0.0, 0.0
     ticks = os.sysconf("SC_CLK_TCK")
@@ -334,28 +220,6 @@ def path_mtu(sock: socket.socket) -> int | None:
         return None
 
 
-def disk_of(path: str) -> int | None:
-    """The number of the whole disk that a device is, or that a file lies on; None where the system tells none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    number = status.st_rdev or status.st_dev
-    at = _sys(number).resolve()
-    if (at / "partition").exists():
-        number = _number_of(at.parent)
-    return number if _sys(number).exists() else None
-
-
-def io_counts(number: int) -> IoCounts | None:
-    """A disk's counters (Documentation/block/stat.rst); None where there are none."""
-    fields = _text(_sys(number) / "stat").split()
-    if len(fields) < 8:
-        return None
-    reads, _, read_sectors, read_ms, writes, _, _, write_ms = (int(field) for field in fields[:8])
-    return IoCounts(reads=reads, read_sectors=read_sectors, read_ms=read_ms, writes=writes, write_ms=write_ms)
-
-
 def machine_memory_bytes() -> int:
     """Memory of this machine."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -363,7 +227,7 @@ def machine_memory_bytes() -> int:
 
 def memory_bytes() -> int:
     """Resident memory of this process; 0 where the system does not tell."""
-    fields = _text(Path("/proc/self/statm")).split()
+    fields = text_of(Path("/proc/self/statm")).split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
 
 

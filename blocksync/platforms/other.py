@@ -95,6 +95,11 @@ def below(number: int) -> set[int]:
     return {number}
 
 
+def same_storage(one: os.stat_result, other: os.stat_result) -> bool:
+    """Whether two names are of one file; of devices nothing is told."""
+    return os.path.samestat(one, other)
+
+
 def lower_io_priority() -> None:
     """These systems have no such call for a thread."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from blocksync.errors import TargetRefusedError
-from blocksync.platforms import below, loops_over, mounts_of, swaps, users_of_device
+from blocksync.platforms import below, loops_over, mounts_of, same_storage, swaps, users_of_device
 
 # Where partition tables, boot sectors, superblocks and their backups lie; and samples over the rest.
 EDGE_BYTES = 1 << 20
@@ -27,6 +28,27 @@ def refuse_state_on_target(path: str, status: os.stat_result, state_dir: Path | 
             f"the state folder {state_dir} lies on the target {path}",
             remedy="name a state folder on another disk with --state-dir",
         )
+
+
+def refuse_itself(path: str, sources: Iterable[str]) -> None:
+    """A source that is the target too, by another name or through a layer: what it held would be written over.
+
+    Args:
+        path: of the target.
+        sources: what the sources are called: ``PATH``, or ``PATH[,PATH…]#PLACE``.
+    """
+    for source in sources:
+        named = [source] if os.path.exists(source) else source.rpartition("#")[0].split(",")
+        for each in named:
+            same = source == path
+            with contextlib.suppress(OSError, ValueError):
+                same = same or same_storage(os.stat(each), os.stat(path))
+            if same:
+                raise TargetRefusedError(
+                    f"the target {path} lies on the source {source}, or holds it",
+                    remedy="choose a target apart from the source",
+                    safe="nothing was written to it",
+                )
 
 
 def refuse_busy(path: str, status: os.stat_result) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from blocksync.api import CopyOptions, FlattenOptions, copy, flatten
 from blocksync.errors import TargetError, TargetRefusedError
-from blocksync.platforms import linux
+from blocksync.platforms import sysfs
 from blocksync.targets import open_target
 from tests.devices import image, loop_device, need_root, run
 
@@ -259,12 +260,68 @@ def test_a_file_below_a_loop_device_is_found_whatever_bytes_its_name_has(tmp_pat
 def test_a_swap_file_is_found_whatever_bytes_its_name_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = image(tmp_path / os.fsdecode(b"swa\xff p\xc3\xa9.img"), SIZE)
     listed = str(path).replace(" ", "\\040")
-    real = linux._text
+    real = sysfs.text_of
 
     def swapped(asked: Path) -> str:
         if asked == Path("/proc/swaps"):
             return f"Filename Type Size Used Priority\n{listed} file 1 0 -2"
         return real(asked)
 
-    monkeypatch.setattr(linux, "_text", swapped)
+    monkeypatch.setattr(sysfs, "text_of", swapped)
     assert "used as swap" in refused(path)
+
+
+def to_itself(source: str | Path, target: str | Path, state: Path) -> str:
+    """The reason why a copy and a flattening, both with consent, are refused."""
+    told = set()
+    for attempt in (
+        lambda: copy(str(source), str(target), CopyOptions(overwrite=True, state_dir=state)),
+        lambda: flatten([str(source)], str(target), FlattenOptions(overwrite=True, state_dir=state)),
+    ):
+        with pytest.raises(TargetRefusedError) as refusal:
+            attempt()
+        assert refusal.value.remedy
+        told.add(refusal.value.message)
+    (message,) = told
+    return message
+
+
+def test_a_disk_is_not_copied_onto_itself(tmp_path: Path) -> None:
+    disk = image(tmp_path / "disk.img", SIZE)
+    os.link(disk, tmp_path / "hard.img")
+    (tmp_path / "soft.img").symlink_to(disk)
+    for other in (disk, tmp_path / "hard.img", tmp_path / "soft.img"):
+        assert "lies on the source" in to_itself(disk, other, tmp_path / "state")
+
+
+def test_a_disk_is_not_copied_onto_what_it_stands_on(device: str, tmp_path: Path) -> None:
+    backing = tmp_path / "device.img"
+    assert "lies on the source" in to_itself(backing, device, tmp_path / "state")
+    assert "lies on the source" in to_itself(device, backing, tmp_path / "state")
+    with loop_device(backing) as second:
+        assert "lies on the source" in to_itself(device, second, tmp_path / "state")
+
+
+@contextmanager
+def partitions(device: str) -> Iterator[None]:
+    """Let the kernel know of the partitions on a device, which not every kernel looks for by itself."""
+    run("partx", "--add", device)
+    try:
+        yield
+    finally:
+        run("partx", "--delete", device)
+
+
+def test_partitions_of_one_disk_are_copied_to_each_other(tmp_path: Path) -> None:
+    need_root()
+    disk = image(tmp_path / "disk.img", SIZE)
+    run("sfdisk", "--quiet", disk, text="label: dos\n,4M\n,4M\n")
+    with loop_device(disk) as whole, partitions(whole):
+        first, second = f"{whole}p1", f"{whole}p2"
+        assert "lies on the source" in to_itself(first, whole, tmp_path / "state")
+        assert "lies on the source" in to_itself(whole, first, tmp_path / "state")
+        wanted = CopyOptions(overwrite=True, state_dir=tmp_path / "state")
+        with pytest.raises(TargetRefusedError, match="lies on the source"):
+            copy(f"{disk}#2", first, wanted)
+        done = copy(first, second, wanted)
+        assert done.size == 4 * MIB
