@@ -8,7 +8,6 @@ a connection never holds more than one frame.
 from __future__ import annotations
 
 import contextlib
-import time
 
 from blocksync.codec import Unpacker
 from blocksync.engine.landing import Landing
@@ -34,9 +33,8 @@ def serve(link: Link, core: DataReceiver, binding: Binding, landing: Landing) ->
             if frame.kind is FrameKind.END:
                 link.send(core.done(landing.take_again()))
                 return
-            began = time.perf_counter()
-            _land(frame, payload, unpacker, binding, landing)
-            landing.worked(time.perf_counter() - began)
+            with landing.work.running():
+                _land(frame, payload, unpacker, binding, landing)
     except BlocksyncError as error:
         if not isinstance(error, NetworkError):
             with contextlib.suppress(BlocksyncError):

@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from blocksync.engine.budget import Budget, Share
+from blocksync.engine.standing import WorkTime
 from blocksync.errors import BlocksyncError, IncompleteError, ProtocolError
 from blocksync.geometry import DIGEST_BYTES, PAGE_BYTES, PAGE_DIGEST_BYTES, Geometry
 from blocksync.kernels import fold, scan
@@ -117,7 +118,8 @@ class Landing:
         self._active = 0
         self._again: list[tuple[int, int]] = []
         self.durable_bytes = 0
-        self._busy_seconds = 0.0
+        self.work = WorkTime()
+        """Of the connections, instead of waiting for the sender."""
         self.due = threading.Event()
         """Set when the filling window is full: somebody should call :meth:`checkpoint`."""
 
@@ -348,16 +350,6 @@ class Landing:
         if isinstance(claim, _EachClaim):
             return sum(map(self._geometry.block_length, claim.blocks))
         return min(claim.count * block, self._geometry.size - claim.first * block)
-
-    def worked(self, seconds: float) -> None:
-        """A connection was at work for so long instead of waiting for the sender."""
-        with self._state:
-            self._busy_seconds += seconds
-
-    @property
-    def busy_seconds(self) -> float:
-        """Of all connections together."""
-        return self._busy_seconds
 
     # -- ends -----------------------------------------------------------------------------------------------
 

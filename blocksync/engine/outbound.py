@@ -16,6 +16,7 @@ from blocksync.engine.adapt import LevelControl
 from blocksync.engine.pace import Pace
 from blocksync.engine.plan import ScanChunk, SendZeros, Step
 from blocksync.engine.scanning import DataRun, Scanner, ZeroRun
+from blocksync.engine.standing import Standing
 from blocksync.engine.tally import Tally
 from blocksync.errors import BlocksyncError
 from blocksync.geometry import Geometry
@@ -81,6 +82,7 @@ class Outbound:
         self._scanner = Scanner(source=source, geometry=geometry, kind=kind, key=key, known=known, tally=tally)
         self._core = DataSender(epoch)
         self._link: Link | None = None
+        self._waiting = ""
         self.again: list[tuple[int, int]] = []
 
     def run(self) -> None:
@@ -111,6 +113,17 @@ class Outbound:
         if link is not None:
             link.abort()
 
+    def standing(self) -> Standing | None:
+        """What would change if anything passed on the link; None where nothing is waited for. From any thread."""
+        link, waiting = self._link, self._waiting
+        if link is None or not waiting:
+            return None
+        waits = link.waits()
+        if waits is None:
+            # How far a frame has come on its way is not told: only an answer can be missed.
+            return (waiting, link.bytes_sent, 0) if waiting == "answer" else None
+        return waiting, link.bytes_sent, waits.acknowledged
+
     # -- the connection ---------------------------------------------------------------------------------------
 
     def _linked(self) -> Link:
@@ -135,21 +148,24 @@ class Outbound:
     def _answer(self) -> None:
         assert self._link is not None
         reader = self._core.reader
-        while True:
+        self._waiting = "answer"
+        complete = None
+        while complete is None:
             complete = reader.filled(self._link.recv_into(reader.want()))
-            if complete is not None:
-                self.again.extend(self._core.heard(*complete))
-                return
+        self._waiting = ""
+        self.again.extend(self._core.heard(*complete))
 
     def _send(self, link: Link, *parts: bytes | memoryview, plain: int = 0) -> None:
         size = sum(len(part) for part in parts)
         # Held back by --bwlimit is held back by the link: it counts for the level and for what is the bottleneck.
         began, worked = time.perf_counter(), time.thread_time()
         self._pace.wait(size, self._stop)
+        self._waiting = "room"
         try:
             link.send(*parts)
         except BlocksyncError as error:
             self._explain(error)
+        self._waiting = ""
         took, work = time.perf_counter() - began, time.thread_time() - worked
         self._tally.sent(size, took)
         self._levels.sent(plain, size, work, max(took - work, 0.0))

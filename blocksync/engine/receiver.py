@@ -304,7 +304,7 @@ class PeerPort(ControlPort):
                 )
             )
         return Heartbeat(
-            durable=found.landing.durable_bytes, epoch=found.epoch, busy=int(found.landing.busy_seconds * 1000)
+            durable=found.landing.durable_bytes, epoch=found.epoch, busy=int(found.landing.work.seconds * 1000)
         )
 
     def commit(self, session: bytes, request: CommitRequest) -> CommitAnswer:

@@ -20,6 +20,7 @@ from blocksync.engine.outbound import Outbound
 from blocksync.engine.outlook import Outlooks
 from blocksync.engine.pace import Pace
 from blocksync.engine.plan import Step, plan, resend
+from blocksync.engine.standing import Watch
 from blocksync.engine.sync import sync_map
 from blocksync.engine.tally import Tally
 from blocksync.engine.tracking import Tracking
@@ -285,14 +286,10 @@ class Pass:
         """Signs of life and progress."""
         control = self._transfer.route.control
         heard = time.monotonic()
-        busy = 0
+        watch = Watch()
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
                 beat = control.heartbeat(self._answer.session)
-                passed, heard = max(time.monotonic() - heard, 0.1), time.monotonic()
-                self._transfer.levels.receiver_busy((beat.busy - busy) / 1000 / (passed * self._answer.connections))
-                busy = beat.busy
-                self._durable = beat.durable
             except NetworkError as error:
                 if time.monotonic() - heard > DEAD_AFTER_SECONDS:
                     self._fail(
@@ -302,6 +299,17 @@ class Pass:
             except BlocksyncError as error:
                 self._fail(error)
                 return
+            else:
+                passed, heard = max(time.monotonic() - heard, 0.1), time.monotonic()
+                self._durable = beat.durable
+                self._transfer.levels.receiver_busy(
+                    max(beat.busy - watch.busy, 0) / 1000 / (passed * self._answer.connections)
+                )
+                if watch.held([worker.standing() for worker in self._workers], beat.busy, heard):
+                    self._fail(
+                        NetworkError("the receiver answers, but nothing passes on a data connection any more")
+                    )
+                    return
             self._tell("transferring")
 
     def _tell(self, stage: str, message: str = "") -> None:

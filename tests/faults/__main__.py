@@ -2,6 +2,7 @@
 
     kills    SIGKILL at chosen operations of both ends; ``--strace`` for some under strace
     errors   each operation of a session fails in turn
+    proxy    the way between the ends is cut at each byte of a session in turn; ``--slow`` holds it and lets it dribble
 
 A seed runs the same fault again: ``python -m tests.faults kills --first 17 --runs 1``.
 """
@@ -9,6 +10,7 @@ A seed runs the same fault again: ``python -m tests.faults kills --first 17 --ru
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -19,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from tests import ledger
-from tests.faults import injector
+from tests.faults import cuts, injector
 from tests.faults.bench import SCENES, Bench
 from tests.faults.children import import_all, processor_seconds
 from tests.faults.failing import ENDS, KINDS, Failing
@@ -38,20 +40,24 @@ def main() -> int:
     errors.add_argument("--end", choices=ENDS, action="append")
     errors.add_argument("--kind", choices=[kind.name for kind in KINDS], action="append")
     errors.add_argument("--at", type=int, default=0, help="this operation alone")
-    for each in (kills, errors):
+    proxy = commands.add_parser("proxy")
+    proxy.add_argument("--scene", choices=cuts.SCENES, action="append")
+    proxy.add_argument("--step", type=int, default=1, metavar="N", help="each N-th byte")
+    proxy.add_argument("--slow", action="store_true", help="hold and dribble instead of cutting")
+    for each in (kills, errors, proxy):
         each.add_argument("--workers", type=int, default=1)
         each.add_argument("--ledger", action="store_true", help="append the outcome to tests/ledger.jsonl")
     wanted = parser.parse_args()
     injector.preload()
     import_all()
-    if wanted.command == "kills":
-        tally, seconds = _spread(partial(_kills, wanted), wanted.workers)
-    else:
-        tally, seconds = _spread(partial(_errors, wanted), wanted.workers)
+    campaign, gate = {"kills": (_kills, "kills"), "errors": (_errors, "io errors"), "proxy": (_proxy, "links")}[
+        wanted.command
+    ]
+    tally, seconds = _spread(partial(campaign, wanted), wanted.workers)
     print(json.dumps({"runs": tally.runs, "faults": dict(sorted(tally.faults.items())), "seconds": seconds}))  # noqa: T201
     if wanted.ledger:
         ledger.record(
-            gate="kills" if wanted.command == "kills" else "io errors",
+            gate=gate,
             count=tally.runs,
             seconds=seconds,
             seeds=(wanted.first, wanted.first + wanted.runs - 1) if wanted.command == "kills" else None,
@@ -78,6 +84,18 @@ def _errors(wanted: argparse.Namespace, bench: Bench, tally: Tally, worker: int)
                 for at in places:
                     if at % wanted.workers == worker:
                         campaign.run(scene, end, kind, at)
+
+
+def _proxy(wanted: argparse.Namespace, bench: Bench, tally: Tally, worker: int) -> None:
+    campaign = cuts.Cuts(bench, tally)
+    try:
+        for scene in wanted.scene or cuts.SCENES:
+            places = campaign.slow(scene) if wanted.slow else campaign.places(scene)
+            for number, rule in enumerate(itertools.islice(places, 0, None, wanted.step)):
+                if number % wanted.workers == worker:
+                    campaign.run(scene, rule)
+    finally:
+        campaign.close()
 
 
 def _spread(work: Callable[[Bench, Tally, int], None], workers: int) -> tuple[Tally, float]:

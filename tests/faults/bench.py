@@ -63,6 +63,8 @@ class Bench:
         self.devices = target is not None
         self.connections = connections
         self.control, self.data = _free_ports()
+        # Senders go to 127.0.0.1; a receiver elsewhere is reached by a proxy there.
+        self.listen = "127.0.0.1"
         self._kept: dict[str, Kept] = {}
         self._running: list[Child] = []
 
@@ -70,7 +72,7 @@ class Bench:
 
     def recv(self, wanted: Arm | None = None, prefix: tuple[str, ...] = ()) -> Child:
         return self._start(
-            "recv", "--target", f"a={self.target}", "--listen", "127.0.0.1",
+            "recv", "--target", f"a={self.target}", "--listen", self.listen,
             "--control-port", str(self.control), "--data-port", str(self.data),
             "--state-dir", str(self.live / "receiver"), "--code-file", str(self.folder / "code"),
             *(("--overwrite", str(self.target)) if self.devices else ()),

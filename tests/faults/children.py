@@ -114,13 +114,13 @@ class Child:
     def killed(self) -> bool:
         return self.code == -signal.SIGKILL
 
-    def wait(self) -> int:
-        deadline = time.monotonic() + WAIT_SECONDS
+    def wait(self, seconds: float = WAIT_SECONDS) -> int:
+        deadline = time.monotonic() + seconds
         while not self.poll():
             if time.monotonic() > deadline:
                 told = self.told()
                 self.kill()
-                raise Broken(f"{self.words[0]} did not end in {WAIT_SECONDS:.0f} s: {told[-300:]}")
+                raise Broken(f"{self.words[0]} did not end in {seconds:.0f} s: {told[-300:]}")
             time.sleep(0.003)
         assert self.code is not None
         return self.code
@@ -158,6 +158,16 @@ class Child:
                 return int(line.split()[1])
         return 0
 
+    def check_said(self) -> None:
+        """Nothing that it said until now is a bug's.
+
+        Raises:
+            Broken: a traceback.
+        """
+        text = self._err.read_text()
+        if "Traceback" in text or "unexpected" in text:
+            raise Broken(f"{self.words[0]} shows a bug: {text[-2000:]}")
+
     def check(self) -> dict[str, Any]:
         """The last event of a process that ended by itself; its exit must be one that is documented.
 
@@ -165,9 +175,7 @@ class Child:
             Broken: a traceback, an exit code of a bug, or an end that does not fit what was said.
         """
         code = self.wait()
-        text = self._err.read_text()
-        if "Traceback" in text or "unexpected" in text:
-            raise Broken(f"{self.words[0]} shows a bug: {text[-2000:]}")
+        self.check_said()
         events = self.events()
         last = events[-1] if events else {}
         if code == 0:

@@ -28,3 +28,10 @@ def test_killed_at_an_operation_either_end_resumes_and_no_claim_is_false() -> No
 def test_a_failing_sync_rename_or_write_of_the_receiver_is_told_and_mended_by_running_again() -> None:
     said = campaign("errors", "--scene", "incremental", "--end", "receiver", "--kind", "ENOSPC", "--workers", "2")
     assert said["runs"] > 30, said
+
+
+def test_a_way_that_is_cut_at_any_byte_costs_a_retry_or_is_told_and_nothing_else() -> None:
+    said = campaign("proxy", "--step", "701", "--workers", "2")
+    assert said["runs"] > 40, said
+    assert {f"scene {name}" for name in ("incremental", "pairing", "verify")} <= set(said["faults"])
+    assert {"cut data up", "reset data up", "cut control down", "reset control down"} <= set(said["faults"])

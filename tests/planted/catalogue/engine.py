@@ -343,4 +343,18 @@ ENGINE = [
         gate="kernels/test_kernel_results.py",
         kernels="",
     ),
+    Bug(
+        name="a connection that is held is waited for",
+        file="engine/standing.py",
+        old="        return any(now - since > HELD_SECONDS for _, since in self._seen)",
+        new="        return False",
+        gate="engine/test_engine_standing.py",
+    ),
+    Bug(
+        name="a receiver's work counts only when it is done",
+        file="engine/standing.py",
+        old="            self._seconds += self._at_work * (now - self._until)",
+        new="            self._seconds += self._at_work * (now - self._until) * (more < 0)",
+        gate="engine/test_engine_standing.py",
+    ),
 ]
