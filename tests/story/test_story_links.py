@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from story_processes import MIB, World, sample_disk, sha256
+from story_processes import MIB, Event, Process, World, sample_disk, sha256
 
-SIZE = 128 * MIB
+SIZE = 48 * MIB
 
 
 def run(*words: str) -> None:
@@ -39,6 +39,18 @@ class Link:
         """Lose every packet, or none. The other end's interface goes down: on this end nothing is told to anybody."""
         run("ip", "-n", self.there, "link", "set", f"{self._name}1", "up" if works else "down")
 
+    def answer(self, works: bool) -> None:
+        """Let what the other end sends vanish there, or not; what goes to it arrives."""
+        run("ip", "-n", self.there, "route", "del" if works else "add", "blackhole", "10.99.0.1/32")
+
+    def swallow_large(self, swallows: bool) -> None:
+        """Lose packets above 1280 bytes without a word to anybody, as a tunnel does whose ICMP is filtered."""
+        # One segment a packet, so that the link sees the sizes that a real one would.
+        run("ip", "-n", self.here, "link", "set", "dev", f"{self._name}0", "gso_max_segs", "1")
+        run("ip", "-n", self.there, "link", "set", f"{self._name}1", "mtu", "1280" if swallows else "1500")
+        # New connections shall not learn of it from the receiver either.
+        run("ip", "-n", self.there, "route", "replace", "10.99.0.0/24", "dev", f"{self._name}1", "advmss", "1460")
+
     def remove(self) -> None:
         for space in (self.here, self.there):
             subprocess.run(("ip", "netns", "delete", space), check=False, capture_output=True)
@@ -56,20 +68,97 @@ def link() -> Iterator[Link]:
         made.remove()
 
 
+class Transfer:
+    """A slow first pass between the two machines, under way."""
+
+    def __init__(self, world: World, link: Link, folder: Path, seed: int) -> None:
+        self.world, self.link = world, link
+        self.disk, self.target = sample_disk(folder / "disk.img", SIZE, seed=seed), folder / "target.img"
+        self.receiver, listening = self.recv()
+        self.ports = listening["control_port"], listening["data_port"]
+        self.sender = self.send("--bwlimit", "5M")
+        self.sender.wait_for(lambda event: event.get("stage") == "transferring" and event["durable"] > 0)
+
+    def recv(self, *, control: int = 0, data: int = 0) -> tuple[Process, Event]:
+        inside = ("ip", "netns", "exec", self.link.there)
+        more = () if self.target.exists() else ("--create", str(SIZE))
+        return self.world.recv(
+            f"web={self.target}", more=more, control=control, data=data, listen="10.99.0.2", prefix=inside
+        )
+
+    def send(self, *more: str) -> Process:
+        outside = ("ip", "netns", "exec", self.link.here)
+        return self.world.send(self.disk, f"10.99.0.2:{self.ports[0]}", *more, prefix=outside)
+
+    def waits(self) -> str:
+        """Until the sender has noticed; what it says."""
+        message: str = self.sender.wait_for(lambda event: event.get("stage") == "waiting")["message"]
+        return message
+
+    def finishes(self) -> Event:
+        """The result of the sender, whose copy is right."""
+        result = self.sender.result()
+        assert sha256(self.target) == sha256(self.disk)
+        return result
+
+
 def test_a_dead_link_is_noticed_and_the_transfer_resumes(world: World, link: Link, tmp_path: Path) -> None:
-    disk = sample_disk(tmp_path / "disk.img", SIZE, seed=33)
-    target = tmp_path / "target.img"
-    inside = ("ip", "netns", "exec", link.there)
-    _, listening = world.recv(f"web={target}", more=("--create", str(SIZE)), listen="10.99.0.2", prefix=inside)
-    to = f"10.99.0.2:{listening['control_port']}"
-    outside = ("ip", "netns", "exec", link.here)
-    sender = world.send(disk, to, "--bwlimit", "5M", prefix=outside)
-    sender.wait_for(lambda event: event.get("stage") == "transferring" and event["durable"] > 0)
+    transfer = Transfer(world, link, tmp_path, seed=33)
     link.carry(works=False)
-    waiting = sender.wait_for(lambda event: event.get("stage") == "waiting")
-    assert waiting["message"]
+    assert transfer.waits()
     link.carry(works=True)
-    result = sender.result()
+    result = transfer.finishes()
     assert result["retries"] >= 1
     assert result["resumed"] > 0
-    assert sha256(target) == sha256(disk)
+
+
+def test_a_receiver_whose_answers_vanish_is_given_up_and_the_transfer_resumes(
+    world: World, link: Link, tmp_path: Path
+) -> None:
+    transfer = Transfer(world, link, tmp_path, seed=34)
+    link.answer(works=False)
+    assert transfer.waits()
+    link.answer(works=True)
+    result = transfer.finishes()
+    assert result["retries"] >= 1
+    assert result["resumed"] > 0
+
+
+def test_a_way_that_swallows_large_packets_from_now_on_is_noticed_and_the_transfer_resumes(
+    world: World, link: Link, tmp_path: Path
+) -> None:
+    transfer = Transfer(world, link, tmp_path, seed=35)
+    link.swallow_large(True)
+    assert transfer.waits()
+    link.swallow_large(False)
+    result = transfer.finishes()
+    assert result["retries"] >= 1
+    assert result["resumed"] > 0
+
+
+def test_a_receiver_that_restarts_behind_a_dead_link_leaves_the_sender_half_open(
+    world: World, link: Link, tmp_path: Path
+) -> None:
+    """It never says that it is gone: the sender hears of it from the receiver that is there now."""
+    transfer = Transfer(world, link, tmp_path, seed=36)
+    link.carry(works=False)
+    transfer.receiver.kill()
+    control, data = transfer.ports
+    transfer.recv(control=control, data=data)
+    link.carry(works=True)
+    result = transfer.finishes()
+    assert result["retries"] >= 1
+    assert result["resumed"] > 0
+
+
+def test_a_sender_that_restarts_behind_a_dead_link_gets_its_slot_back(
+    world: World, link: Link, tmp_path: Path
+) -> None:
+    """The receiver has connections of a sender that is gone, and cannot know it."""
+    transfer = Transfer(world, link, tmp_path, seed=37)
+    link.carry(works=False)
+    transfer.sender.kill()
+    link.carry(works=True)
+    transfer.sender = transfer.send()
+    result = transfer.finishes()
+    assert result["resumed"] > 0
