@@ -1,6 +1,6 @@
 """A migration from plan to cutover, as a new user would try it, with the predictions beside the truth.
 
-    python -m benchmarks.cutover [--size 2G] [--rate 4M] [--until 3s] [--json]
+    python -m benchmarks.cutover [--size 2G] [--rate 4M] [--until 3s] [--watch 20s] [--json]
 
 An image is written to all the while, at random pages, until the final pass makes the source stand still. Real
 processes on loopback: check, estimate, first pass, following until passes are short, the final pass, verify. Ends
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from blocksync.cli.forecasts import beside_the_truth
 from blocksync.cli.quantities import parse_size, show_rate, show_seconds, show_size
 
 PAGE_BYTES = 4096
@@ -84,8 +85,9 @@ def command(*words: object) -> list[Said]:
 class Story:
     """The steps, and what each of them predicted and found."""
 
-    def __init__(self, folder: Path, size: int, rate: int, until: str) -> None:
+    def __init__(self, folder: Path, size: int, rate: int, until: str, watch: str) -> None:
         folder.chmod(0o700)
+        self._watch = watch
         self._folder = folder
         self._until = until
         self._image = folder / "source.img"
@@ -109,12 +111,15 @@ class Story:
     def run(self) -> Said:
         """All steps; what they found."""
         self._writer.start()
-        estimate = command("estimate", self._image, *self._near, "--code-file", self._code)[-1]
+        estimate = command("estimate", self._image, *self._near, "--code-file", self._code, "--watch", self._watch)[
+            -1
+        ]
         check = command("check", self._image, *self._near)[-1]
         first = command("send", self._image, *self._near)[-1]
+        following = command("send", self._image, *self._near, "--until-converged", self._until)
         stop, stopped = self._writer.stop, self._writer.stopped
         last = command(
-            "send", self._image, *self._near, "--follow", "1s", "--until-converged", self._until, "--final", "--verify",
+            "send", self._image, *self._near, "--final", "--verify",
             "--pre-final", f"touch '{stop}'; while [ ! -e '{stopped}' ]; do sleep 0.02; done",
             "--receipt", self._folder / "receipt.json",
         )  # fmt: skip
@@ -122,14 +127,16 @@ class Story:
             -1
         ]
         status = command("status", "--state-dir", self._folder / "sender")[-1]["transfers"][0]
-        passes = [said for said in last if said["type"] == "pass"]
+        passes = [said for said in [*following, *last] if said["type"] == "pass"]
         return {
             "estimate": estimate,
             "findings": check.get("findings", []),
             "first": first,
             "passes": passes,
-            "predicted_final_seconds": passes[-2]["predicted_next"],
-            "final_seconds": passes[-1]["seconds"],
+            "forecasts": last[-1]["forecasts"],
+            "pause": last[-1]["pause"],
+            "same_in_status": status["forecasts"] == last[-1]["forecasts"],
+            "same_in_receipt": proof["sender"]["forecasts"] == last[-1]["forecasts"],
             "written": self._writer.written,
             "state": status["state"],
             "identical": last[-1]["verified"] == {"disk": True} and self._same(),
@@ -154,32 +161,22 @@ class Story:
 
 def lines(found: Said) -> list[str]:
     """What was predicted beside what was true."""
-    told = found["estimate"]["seconds"]
-    first = found["first"]
-    interval = f"{show_seconds(told['low'])} to {show_seconds(told['high'])}"
-    rows = [
-        (
-            f"first pass     predicted {interval}, took {show_seconds(first['seconds'])}, "
-            f"{show_size(first['wire'])} on the wire"
+    forecasts = found["forecasts"]
+    held = sum(each["low"] <= each["took"] <= each["high"] for each in forecasts)
+    return [
+        *(
+            f"pass {each['number']}: {show_size(each['changed'])} changed in {show_seconds(each['seconds'])}"
+            for each in found["passes"]
         ),
-    ]
-    for each in found["passes"]:
-        then = each["predicted_next"]
-        next_one = f", next one predicted {show_seconds(then)}" if then is not None else ""
-        changed, seconds = show_size(each["changed"]), show_seconds(each["seconds"])
-        rows.append(f"pass {each['number']:<9} {changed} changed in {seconds}{next_one}")
-    rows += [
-        (
-            f"cutover pause  predicted {show_seconds(found['predicted_final_seconds'])}, "
-            f"final pass took {show_seconds(found['final_seconds'])}"
-        ),
+        *beside_the_truth(forecasts),
+        f"{held} of {len(forecasts)} within their intervals",
+        f"the source stood still for {show_seconds(found['pause'])}, verifying included",
         f"written by production meanwhile: {show_size(found['written'])}",
         (
             f"state {found['state']}, {'identical' if found['identical'] else 'DIFFERENT'}, "
             f"receipt {'holds' if found['receipt'] else 'DOES NOT HOLD'}"
         ),
     ]
-    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,10 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=parse_size, default=parse_size("2G"))
     parser.add_argument("--rate", type=parse_size, default=parse_size("4M"), help="bytes a second that are written")
     parser.add_argument("--until", default="3s")
+    parser.add_argument("--watch", default="20s", help="how long the estimate watches the source change")
     parser.add_argument("--json", action="store_true")
     wanted = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="blocksync-cutover-") as place:
-        story = Story(Path(place), wanted.size, wanted.rate, wanted.until)
+        story = Story(Path(place), wanted.size, wanted.rate, wanted.until, wanted.watch)
         try:
             found = story.run()
         finally:
@@ -200,7 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(found))
     else:
         print(f"{show_size(wanted.size)}, {show_rate(wanted.rate)} written all the while", *lines(found), sep="\n")
-    return 0 if found["identical"] and found["receipt"] and found["state"] == "finished" else 1
+    told = found["same_in_status"] and found["same_in_receipt"]
+    return 0 if found["identical"] and found["receipt"] and told and found["state"] == "finished" else 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from blocksync.cli.forecasts import beside_the_truth
 from blocksync.cli.parameters import PATH, duration, schedule, sized
 from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.session import Session
@@ -144,8 +145,10 @@ def tell_event(session: Session, event: TransferEvent) -> None:
         session.output.passes.append(facts["seconds"])
         predicted = facts["predicted_next"]
         then = f"; the next one would take {show_seconds(predicted)}" if predicted is not None else ""
+        told = next((each for each in facts["predicted"] if each["by"] == "passes"), None)
+        was = f" ({show_seconds(told['likely'])} were predicted)" if told is not None else ""
         changed = show_size(facts["changed"])
-        lines.append(f"pass {facts['number']}: {changed} changed, {show_seconds(facts['seconds'])}{then}")
+        lines.append(f"pass {facts['number']}: {changed} changed, {show_seconds(facts['seconds'])}{was}{then}")
     elif event.kind == "state" and facts["until"]:
         when = time.strftime("%H:%M:%S", time.localtime(facts["until"]))
         session.output.note(f"waiting until {when} for the next pass")
@@ -188,6 +191,11 @@ def _last_words(result: TransferResult, to: str) -> list[str]:
     lines = []
     if result.state == "finished":
         lines.append(f"final pass done: the target is as the source was ({result.consistency} consistent)")
+    if result.passes > 1 or result.state == "finished":
+        lines.extend(beside_the_truth([dataclasses.asdict(each) for each in result.forecasts]))
+    if result.pause is not None:
+        with_verify = ", verifying included" if result.verified else ""
+        lines.append(f"the source stood still for {show_seconds(result.pause)}{with_verify}")
     for slot, identical in result.verified.items():
         lines.append(f"{'identical' if identical else 'DIFFERENT'}: slot {slot}")
     if not result.verified:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from blocksync.cli.forecasts import beside_the_truth
 from blocksync.cli.parameters import PATH, common
 from blocksync.cli.quantities import show_seconds, show_size
 from blocksync.cli.session import Session
@@ -112,6 +113,11 @@ def _words(info: ReceiptInfo) -> list[str]:
         lines.append(f"verify    {found['slot']}: {verdict}, {_moment(found['at'])}")
     if not sent["verified"]:
         lines.append("verify    not made")
+    # Receipts of before these were told hold as well.
+    if sent.get("pause"):
+        lines.append(f"pause     the source stood still for {show_seconds(sent['pause'])}")
+    if sent.get("forecasts"):
+        lines += ["predictions", *(f"  {line}" for line in beside_the_truth(sent["forecasts"]))]
     return lines
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blocksync.cli.cutover import limit_options
+from blocksync.cli.forecasts import beside_the_truth
 from blocksync.cli.grid import draw
 from blocksync.cli.parameters import common
 from blocksync.cli.quantities import show_rate, show_seconds, show_size
@@ -155,8 +156,12 @@ def _facts(status: TransferStatus) -> list[str]:
         lines.append(f"lag            {show_seconds(status.lag)}")
     if status.change_rate is not None:
         lines.append(f"changes        {show_rate(status.change_rate)}")
-    if status.predicted_pause is not None:
+    if status.predicted_pause is not None and status.pause is None:
         lines.append(f"cutover pause  {show_seconds(status.predicted_pause)}, as predicted by the passes so far")
+    if status.pause is not None:
+        lines.append(f"stood still    {show_seconds(status.pause)}, at the end")
+    if status.forecasts:
+        lines += ["predictions", *(f"  {line}" for line in beside_the_truth(status.forecasts))]
     if status.until:
         lines.append(f"next pass      {_moment(status.until)}")
     if status.fault:

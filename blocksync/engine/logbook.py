@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from blocksync.engine.outlook import Outlook
 from blocksync.errors import BlocksyncError, InterruptedTransferError, NotConvergingError
 from blocksync.options import TransferOptions
 from blocksync.results import DiskOutcome, GroupResult, Progress, SendResult, TransferEvent
 from blocksync.transfers.convergence import PassFigures, next_seconds
-from blocksync.transfers.figures import TransferResult
-from blocksync.transfers.record import Fault, PassRecord, TransferRecord
+from blocksync.transfers.figures import TransferResult, whole_passes
+from blocksync.transfers.forecasts import KEPT_FORECASTS, of_pass, of_verify
+from blocksync.transfers.record import Fault, Forecast, PassRecord, TransferRecord, VerifyRecord
 from blocksync.transfers.states import TransferState
 from blocksync.transfers.store import LiveTransfer
 
@@ -32,17 +34,26 @@ class Logbook:
         options: whose callbacks are told.
         now: seconds since 1970.
         disks: how many the transfer has.
+        outlook: what an estimate said of the transfer of one disk.
     """
 
     def __init__(
-        self, live: LiveTransfer, options: TransferOptions, now: Callable[[], float], *, disks: int
+        self,
+        live: LiveTransfer,
+        options: TransferOptions,
+        now: Callable[[], float],
+        *,
+        disks: int,
+        outlook: Outlook | None = None,
     ) -> None:
         self.live = live
+        self.earlier = whole_passes(live.record.passes)
         self.figures: list[PassFigures] = []
         self.last: GroupResult | None = None
         self._options = options
         self._now = now
         self._disks = disks
+        self._outlook = outlook
         self._lock = threading.Lock()
         self._moments: dict[str, Progress] = {}
 
@@ -55,7 +66,22 @@ class Logbook:
         with self._lock:
             return {slot: dataclasses.asdict(moment) for slot, moment in self._moments.items()}
 
-    def note_pass(self, group: GroupResult, began: float, consistency: str, *, final: bool) -> None:
+    @property
+    def history(self) -> list[PassFigures]:
+        """All passes of the transfer that are known and were not final."""
+        return [*self.earlier, *self.figures]
+
+    def note_pass(
+        self, group: GroupResult, began: float, consistency: str, *, final: bool, stood: float = 0.0
+    ) -> None:
+        """A pass is committed.
+
+        Args:
+            group: its result.
+            began: on the wall clock.
+            consistency: of a final pass; empty for what the disks say.
+            final: the source stands still, and ``stood`` so for so many seconds.
+        """
         number = self.record.pass_count + 1
         results = [outcome.result for outcome in group.disks if outcome.result is not None]
         records = tuple(_pass_record(each, number, began, consistency, final=final) for each in results)
@@ -65,21 +91,57 @@ class Logbook:
             changed=sum(each.changed for each in results),
             full=any(each.kind == "full" for each in results),
         )
+        forecasts = self._compared(results, figures, number, stood if final else None)
         if not final:
             self.figures.append(figures)
         self.last = group
         record = self.record.with_pass(records)
         self.move(
-            TransferState.PROCESSING, passes=record.passes, pass_count=record.pass_count, verified=(), receipt=""
+            TransferState.PROCESSING,
+            passes=record.passes,
+            pass_count=record.pass_count,
+            verified=(),
+            receipt="",
+            forecasts=(*record.forecasts, *forecasts)[-KEPT_FORECASTS:],
         )
         self.tell(
             "pass",
             number=number,
             seconds=group.seconds,
             changed=figures.changed,
-            predicted_next=next_seconds(self.figures),
+            predicted=[dataclasses.asdict(each) for each in forecasts],
+            predicted_next=next_seconds(self.history),
             disks=[dataclasses.asdict(each) for each in records],
         )
+
+    def _compared(
+        self, results: Sequence[SendResult], figures: PassFigures, number: int, stood: float | None
+    ) -> tuple[Forecast, ...]:
+        """What was predicted of a pass; one that was resumed, or lost its connection, is not the one predicted."""
+        if any(each.resumed or each.retries for each in results):
+            return ()
+        alone = results[0] if len(results) == 1 else None
+        outlook = self._outlook
+        return of_pass(
+            self.history,
+            number=number,
+            began=figures.began,
+            took=figures.seconds if stood is None else stood,
+            final=stood is not None,
+            first=(alone.predicted or ()) if alone else (),
+            following=outlook.passes if outlook else (),
+            pause=outlook.pause if outlook and self.record.pass_count else (),
+        )
+
+    def note_verified(self, found: Sequence[VerifyRecord]) -> None:
+        """The disks of the last pass were verified."""
+        told = of_verify(
+            self._outlook.verify if self._outlook else (),
+            number=self.record.pass_count,
+            took=sum(each.seconds for each in found),
+        )
+        kept = (*self.record.forecasts, *told)[-KEPT_FORECASTS:]
+        self.move(TransferState.PROCESSING, verified=tuple(found), forecasts=kept)
 
     def note_disks(self, outcomes: Sequence[object], began: float) -> None:
         """Some disks arrived and some did not: each one's lag is its own."""
@@ -101,7 +163,7 @@ class Logbook:
                 self.move(TransferState.FAILED, until=0.0, fault=fault)
 
     def gives_up(self) -> NotConvergingError:
-        predicted = next_seconds(self.figures) or 0.0
+        predicted = next_seconds(self.history) or 0.0
         return NotConvergingError(
             f"the next pass would take {predicted:.0f} s, and passes do not get shorter than that "
             f"({self._options.until_converged:.0f} s were asked for)",
@@ -117,10 +179,12 @@ class Logbook:
             passes=len(self.figures) + (record.state is TransferState.FINISHED),
             seconds=self._now() - began,
             consistency=min((each.consistency for each in last), key=_CONSISTENCIES.index, default="live"),
-            predicted_pause=next_seconds(self.figures),
+            predicted_pause=next_seconds(self.history),
             disks=self.last.disks if self.last is not None else (),
             verified={each.slot: each.identical for each in record.verified},
             receipt=record.receipt,
+            pause=record.pause or None,
+            forecasts=record.forecasts,
         )
 
     def move(self, to: TransferState, **changes: object) -> None:

@@ -20,6 +20,7 @@ from blocksync.engine.cancel import Cancel
 from blocksync.engine.governor import LiveLimits, check_latency, govern
 from blocksync.engine.group import Group, Member
 from blocksync.engine.logbook import Logbook
+from blocksync.engine.outlook import Outlook
 from blocksync.engine.reach import Reach
 from blocksync.engine.receipts import obtain, write_receipt
 from blocksync.engine.verify import Verifier
@@ -117,6 +118,7 @@ class Operation:
         self._logbook: Logbook
         self._final_now = False
         self._not_before = 0.0
+        self._still_since = 0.0
 
     @property
     def transfer(self) -> str:
@@ -147,7 +149,13 @@ class Operation:
             now=self._clock.now(),
         )
         with contextlib.closing(live):
-            self._logbook = Logbook(live, self._options, self._clock.now, disks=len(self._disks))
+            self._logbook = Logbook(
+                live,
+                self._options,
+                self._clock.now,
+                disks=len(self._disks),
+                outlook=_outlook(self._reach, records),
+            )
             live.move(live.record.state, self._clock.now(), mode=_mode(self._options))
             self._logbook.tell(
                 "transfer", disks=[dataclasses.asdict(disk) for disk in records], to=self._options.send.to
@@ -164,7 +172,9 @@ class Operation:
     def _loop(self) -> TransferResult:
         began = self._clock.now()
         while True:
-            step = self._policy.next(self._logbook.figures, final_now=self._final_now)
+            step = self._policy.next(
+                self._logbook.figures, final_now=self._final_now, earlier=self._logbook.earlier
+            )
             if step.action in (Action.END, Action.GIVE_UP):
                 break
             if self._waits(step):
@@ -227,7 +237,8 @@ class Operation:
                 raise
             if still is not None:
                 still.check()
-            self._logbook.note_pass(result, began, consistency, final=still is not None)
+            stood = time.monotonic() - self._still_since
+            self._logbook.note_pass(result, began, consistency, final=still is not None, stood=stood)
             if self._options.verify and (still is not None or not self._options.final):
                 self._verify(sources)
 
@@ -251,8 +262,10 @@ class Operation:
         )
         self._logbook.move(TransferState.PREPARING, until=0.0)
         with standing_still(quiet) as still:
+            self._still_since = time.monotonic()
             self._pass("application" if hooks else "crash" if mounts else "", still)
-        self._logbook.move(TransferState.FINISHED)
+            pause = time.monotonic() - self._still_since
+        self._logbook.move(TransferState.FINISHED, pause=pause)
 
     def _verify(self, sources: Sequence[Source]) -> None:
         self._logbook.move(TransferState.PROCESSING)
@@ -277,7 +290,7 @@ class Operation:
             )
             found.append(record)
             self._logbook.tell("verified", **dataclasses.asdict(result))
-        self._logbook.move(TransferState.PROCESSING, verified=tuple(found))
+        self._logbook.note_verified(found)
 
     def _get_receipt(self) -> None:
         last = self._logbook.last
@@ -324,6 +337,13 @@ class Operation:
             self._limits.change(limits)
             return {"limits": dataclasses.asdict(limits)}
         raise ValueError(f"there is no {wanted!r}")
+
+
+def _outlook(reach: Reach, disks: Sequence[DiskRecord]) -> Outlook | None:
+    """What an estimate said; of several disks together it says nothing."""
+    if len(disks) != 1:
+        return None
+    return reach.outlooks().of(disks[0].slot, disks[0].identity, disks[0].size)
 
 
 def _may_pass(error: BlocksyncError) -> bool:

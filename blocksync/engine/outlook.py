@@ -24,6 +24,8 @@ class Outlook:
         source_identity, size: of the source that was sampled.
         seconds, low, high: the likeliest time, and between which it lies.
         made: seconds since 1970.
+        passes: seconds of the following passes, where the source was watched.
+        pause, verify: seconds as ``(likeliest, least, most)`` of the final pass and of a verify; empty for not known.
     """
 
     source_identity: str
@@ -32,6 +34,9 @@ class Outlook:
     low: float
     high: float
     made: float
+    passes: tuple[float, ...] = ()
+    pause: tuple[float, ...] = ()
+    verify: tuple[float, ...] = ()
 
 
 class Outlooks:
@@ -65,18 +70,30 @@ class Outlooks:
         try:
             with open(self._path(slot), "rb") as file:
                 said = json.loads(file.read(MAX_FILE_BYTES))
-            values = {field.name: said[field.name] for field in dataclasses.fields(Outlook)}
-        except (OSError, ValueError, LookupError, TypeError):
+            values = {name: said[name] for name in ("source_identity", "size", "seconds", "low", "high", "made")}
+            several = {name: tuple(said.get(name, ())) for name in ("passes", "pause", "verify")}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
         numbers = [value for name, value in values.items() if name != "source_identity"]
+        numbers += [number for each in several.values() for number in each]
         if not all(isinstance(number, (int, float)) for number in numbers):
             return None
-        return Outlook(**values)
+        if any(len(several[name]) not in (0, 3) for name in ("pause", "verify")):
+            return None
+        return Outlook(**values, passes=several["passes"], pause=several["pause"], verify=several["verify"])
+
+    def of(self, slot: str, source_identity: str, size: int) -> Outlook | None:
+        """The prediction for a slot, where it was made of this source."""
+        outlook = self.load(slot)
+        if outlook is None or (outlook.source_identity, outlook.size) != (source_identity, size):
+            return None
+        return outlook
 
     def compared(self, result: SendResult, source_identity: str) -> SendResult:
         """The result of a pass with what was predicted of it, where that was this pass: a first one, in one piece."""
-        outlook = self.load(result.slot) if result.kind == "full" and not result.resumed else None
-        if outlook is None or (outlook.source_identity, outlook.size) != (source_identity, result.size):
+        first = result.kind == "full" and not result.resumed
+        outlook = self.of(result.slot, source_identity, result.size) if first else None
+        if outlook is None:
             return result
         return dataclasses.replace(result, predicted=(outlook.seconds, outlook.low, outlook.high))
 
@@ -84,7 +101,25 @@ class Outlooks:
         return self._folder / f"{slot}.json"
 
 
-def outlook_of(seconds: tuple[float, float, float], *, source_identity: str, size: int) -> Outlook:
-    """A prediction made now."""
+def outlook_of(
+    seconds: tuple[float, float, float],
+    *,
+    source_identity: str,
+    size: int,
+    passes: tuple[float, ...] = (),
+    pause: tuple[float, ...] = (),
+    verify: tuple[float, ...] = (),
+) -> Outlook:
+    """A prediction made now; see :class:`Outlook`."""
     likely, low, high = seconds
-    return Outlook(source_identity=source_identity, size=size, seconds=likely, low=low, high=high, made=time.time())
+    return Outlook(
+        source_identity=source_identity,
+        size=size,
+        seconds=likely,
+        low=low,
+        high=high,
+        made=time.time(),
+        passes=passes,
+        pause=pause,
+        verify=verify,
+    )

@@ -83,8 +83,10 @@ class Estimator:
                 rehearsal = self._rehearse(self._reach, sample, figures, link)
                 packed = packed_at(sample, levels_used(rehearsal))
                 prediction = self._predict(sample, packed, rehearsal, link)
-                self._keep(self._reach, rehearsal.slot, prediction)
+                self._keep(self._reach, rehearsal.slot, sample, prediction)
         changing = self._watch(sample, link, rehearsal, prediction)
+        if self._reach is not None and rehearsal is not None and prediction is not None and changing is not None:
+            self._keep(self._reach, rehearsal.slot, sample, prediction, changing)
         return self._result(figures, sample, link, rehearsal, prediction, generation, changing)
 
     # -- stages -----------------------------------------------------------------------------------------------
@@ -142,9 +144,23 @@ class Estimator:
             link=min(link.best, self._options.bwlimit or link.best),
         )
 
-    def _keep(self, reach: Reach, slot: str, prediction: Prediction) -> None:
-        span = (prediction.seconds.likely, prediction.seconds.low, prediction.seconds.high)
-        reach.outlooks().save(slot, outlook_of(span, source_identity=self._source.identity, size=self._source.size))
+    def _keep(
+        self,
+        reach: Reach,
+        slot: str,
+        sample: Sample,
+        prediction: Prediction,
+        changing: ChangeFigures | None = None,
+    ) -> None:
+        outlook = outlook_of(
+            prediction.seconds.span,
+            source_identity=self._source.identity,
+            size=self._source.size,
+            passes=tuple(each.seconds for each in changing.passes) if changing else (),
+            pause=changing.pause.span if changing and changing.pause else (),
+            verify=_verify(sample).span,
+        )
+        reach.outlooks().save(slot, outlook)
 
     def _watch(
         self,

@@ -42,6 +42,10 @@ class Range:
     low: float
     high: float
 
+    @property
+    def span(self) -> tuple[float, float, float]:
+        return self.likely, self.low, self.high
+
     def holds(self, value: float) -> bool:
         return self.low <= value <= self.high
 

@@ -2,11 +2,14 @@
 
 A pass walks the whole disk, or what a change tracker names, and sends what changed; both happen at once, so what a pass
 takes is a floor that does not depend on the changes, plus the changes over the speed at which they went out. The
-next pass has to send what is written while the last one runs: change rate times its length.
+next pass has to send what is written while the last one runs: change rate times its length. How far from the truth
+such a prediction may be is taken from how far off those of the passes before were: a machine that has other work now
+and then misses by more than an idle one.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +17,16 @@ STUCK_PASSES = 5
 """After so many passes none of which came closer, the next will not either."""
 WORTH = 0.9
 """A prediction counts as closer when it is below this share of the best one before."""
+
+RECENT_PASSES = 5
+"""So many say what a pass takes: more smooth out other work on the machines, and older ones knew another machine."""
+SENDING_SHARE = 0.5
+"""A pass that spent more than this on sending says little of what it takes without: its sending is told too roughly."""
+UNTRIED, TRIED, PROVEN = 2.0, 1.6, 1.3
+"""The truth is at most so many times the prediction, or that part of it: before one was compared, then, proven."""
+PROOFS = 3
+MISSES = 1.15
+"""A miss that was seen may be exceeded by this factor: of five, one in six is the largest yet when the next comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +47,16 @@ def change_rate(passes: Sequence[PassFigures]) -> float | None:
     return passes[-1].changed / apart if apart > 0 else None
 
 
-def next_seconds(passes: Sequence[PassFigures]) -> float | None:
-    """How long a pass would take that began when the last one ended; None before it can be told.
+def next_seconds(
+    passes: Sequence[PassFigures], *, at: float | None = None, most: int | None = None
+) -> float | None:
+    """How long a pass would take; None before it can be told.
 
     After a full pass alone it is not known how much changes: no prediction then.
+
+    Args:
+        at: when it begins, on the clock of the passes; None for the moment at which the last one ended.
+        most: bytes that can change: those of all disks.
     """
     rate = change_rate(passes)
     if rate is None:
@@ -45,9 +64,40 @@ def next_seconds(passes: Sequence[PassFigures]) -> float | None:
     last = passes[-1]
     speed = max((each.changed / each.seconds for each in passes if each.seconds > 0 and each.changed), default=0.0)
     if not speed:
-        return last.seconds
-    floor = max(0.0, last.seconds - last.changed / speed)
-    return floor + rate * last.seconds / speed
+        return _floor(passes, float("inf"))
+    apart = last.seconds if at is None else max(0.0, at - last.began)
+    changes = rate * apart
+    return _floor(passes, speed) + (changes if most is None else min(changes, most)) / speed
+
+
+def _floor(passes: Sequence[PassFigures], speed: float) -> float:
+    """What a pass takes without changes: the middle one of the last passes that had few of them."""
+    walks = [each for each in passes if not each.full][-RECENT_PASSES:]
+    few = [each for each in walks if each.changed / speed <= SENDING_SHARE * each.seconds] or walks[-1:]
+    return statistics.median(max(0.0, each.seconds - each.changed / speed) for each in few)
+
+
+def expectation(
+    passes: Sequence[PassFigures], *, at: float | None = None, most: int | None = None
+) -> tuple[float, float, float] | None:
+    """:func:`next_seconds` with its interval: likeliest, least, most seconds."""
+    likely = next_seconds(passes, at=at, most=most)
+    if likely is None:
+        return None
+    factor = _factor(passes)
+    return likely, likely / factor, likely * factor
+
+
+def _factor(passes: Sequence[PassFigures]) -> float:
+    """How many times the prediction the truth may be, as the last passes and their predictions tell."""
+    misses = []
+    for count in range(len(passes) - RECENT_PASSES, len(passes)):
+        told = next_seconds(passes[:count], at=passes[count].began) if count > 0 else None
+        if told and passes[count].seconds > 0:
+            misses.append(max(told / passes[count].seconds, passes[count].seconds / told))
+    if not misses:
+        return UNTRIED
+    return max(PROVEN if len(misses) >= PROOFS else TRIED, max(misses) * MISSES)
 
 
 def predictions(passes: Sequence[PassFigures]) -> list[float]:

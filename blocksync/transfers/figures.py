@@ -8,7 +8,7 @@ from typing import Any
 
 from blocksync.results import DiskOutcome
 from blocksync.transfers.convergence import PassFigures, change_rate, next_seconds
-from blocksync.transfers.record import PassRecord, TransferRecord
+from blocksync.transfers.record import Forecast, PassRecord, TransferRecord
 from blocksync.transfers.states import TransferState, expires_at
 
 
@@ -35,6 +35,8 @@ class TransferStatus:
             behind; None before every disk has one.
         change_rate: bytes a second that the source changes; None before two passes are there.
         predicted_pause: how long a final pass would take now; None before it can be told.
+        pause: seconds that the source stood still at the end, verifying included; None before the final pass.
+        forecasts: what was predicted and what it took, as :class:`~blocksync.transfers.record.Forecast` has them.
         moments: of the running pass, by slot, as :class:`~blocksync.results.Progress` has them.
     """
 
@@ -57,6 +59,8 @@ class TransferStatus:
     passes: tuple[dict[str, Any], ...] = ()
     limits: dict[str, Any] | None = None
     moments: dict[str, Any] = field(default_factory=dict)
+    pause: float | None = None
+    forecasts: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,8 @@ class TransferResult:
         verified: by slot, whether both sides were identical; empty where nothing was verified.
         consistency: of the last pass, the weakest of all disks: ``live``, ``crash`` or ``application``.
         receipt: path of the signed receipt; empty where there is none.
+        pause: seconds that the source stood still, verifying included; None without a final pass.
+        forecasts: what was predicted of this transfer's passes, and what they took.
     """
 
     transfer: str
@@ -84,6 +90,8 @@ class TransferResult:
     disks: tuple[DiskOutcome, ...] = ()
     verified: dict[str, bool] = field(default_factory=dict)
     receipt: str = ""
+    pause: float | None = None
+    forecasts: tuple[Forecast, ...] = ()
 
 
 def whole_passes(passes: Sequence[PassRecord]) -> list[PassFigures]:
@@ -139,10 +147,12 @@ def status_of(
         pass_count=record.pass_count,
         lag=lag(record, now),
         change_rate=change_rate(figures),
-        predicted_pause=next_seconds(figures),
+        predicted_pause=next_seconds(figures, at=now, most=sum(disk.size for disk in record.disks)),
         fault=asdict(record.fault) if record.fault else None,
         receipt=record.receipt,
         passes=tuple(asdict(each) for each in record.passes),
         limits=told.get("limits"),
         moments=told.get("moments", {}),
+        pause=record.pause or None,
+        forecasts=tuple(asdict(each) for each in record.forecasts),
     )

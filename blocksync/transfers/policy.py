@@ -40,12 +40,15 @@ class Policy:
     until_converged: float | None = None
     final: bool = False
 
-    def next(self, passes: Sequence[PassFigures], *, final_now: bool = False) -> Next:
+    def next(
+        self, passes: Sequence[PassFigures], *, final_now: bool = False, earlier: Sequence[PassFigures] = ()
+    ) -> Next:
         """Decide.
 
         Args:
             passes: those of this run, oldest first, none of them final.
             final_now: somebody asked for the final pass.
+            earlier: those of runs before, from which predictions are made too.
         """
         if final_now:
             return Next(Action.FINAL)
@@ -54,7 +57,7 @@ class Policy:
                 Action.ANOTHER if self.follow is not None or self.until_converged is not None else self._last
             )
         if self.until_converged is not None:
-            predicted = next_seconds(passes)
+            predicted = next_seconds([*earlier, *passes])
             if predicted is not None and predicted <= self.until_converged:
                 return Next(Action.FINAL if self.final else Action.END)
             if is_stuck(passes):

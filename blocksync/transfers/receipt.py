@@ -101,6 +101,8 @@ def sender_part(
             for disk in record.disks
         ],
         "verified": [asdict(each) for each in record.verified],
+        "pause": record.pause,
+        "forecasts": [asdict(each) for each in record.forecasts],
     }
 
 

@@ -83,6 +83,31 @@ class VerifyRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What was predicted of a pass or a verify, and what it took; times in seconds.
+
+    Args:
+        what: ``pass``, ``pause`` (the final pass, while the source stands still) or ``verify``.
+        number: of the pass.
+        by: ``estimate``, or ``passes`` for what the passes before it told.
+        likely, low, high: the likeliest time, and between which it was said to lie.
+        took: the truth.
+    """
+
+    what: str
+    number: int
+    by: str
+    likely: float
+    low: float
+    high: float
+    took: float
+
+    @property
+    def held(self) -> bool:
+        return self.low <= self.took <= self.high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransferRecord:
     """A transfer: all passes of its disks to one receiver.
 
@@ -94,6 +119,8 @@ class TransferRecord:
         until: while waiting, when the next pass begins; 0 where nobody knows.
         passes: the newest, oldest first.
         pass_count: of all that were committed.
+        forecasts: the newest, oldest first.
+        pause: seconds that the source stood still, verifying included; 0 before the final pass.
     """
 
     id: str
@@ -111,6 +138,8 @@ class TransferRecord:
     verified: tuple[VerifyRecord, ...] = ()
     fault: Fault | None = None
     receipt: str = ""
+    forecasts: tuple[Forecast, ...] = ()
+    pause: float = 0.0
 
     def with_pass(self, passes: tuple[PassRecord, ...]) -> TransferRecord:
         """With one more pass, which has an entry for each disk that was committed."""
@@ -137,7 +166,8 @@ def decode(raw: bytes, where: str) -> TransferRecord:
             raise ValueError("another version")
         if _checksum(canonical(said["record"])) != said["checksum"]:
             raise ValueError("the checksum does not match")
-        return parse(TransferRecord, said["record"])
+        # Records that were written before passes were compared with what was predicted.
+        return parse(TransferRecord, {"forecasts": (), "pause": 0.0, **said["record"]})
     except (ValueError, TypeError, RecursionError) as error:
         raise StateDamagedError(
             f"the transfer's record {where} is damaged: {error}",

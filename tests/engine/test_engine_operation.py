@@ -223,3 +223,20 @@ def test_what_makes_no_sense_is_refused_before_anything_is_sent(bench: Bench) ->
     with pytest.raises(SourceError, match="waiting times"):
         bench.run(limits=Limits(max_latency=0.02))
     assert api.transfers(bench.state) == []
+
+
+def test_the_end_tells_what_was_predicted_and_what_it_took(bench: Bench) -> None:
+    """The same in the result, in status and in the receipt, from the passes of another run too."""
+    clock = TestClock()
+    bench.run(clock)
+    bench.run(clock)
+    result = bench.run(clock, final=True, verify=True)
+    (pause,) = result.forecasts
+    assert (pause.what, pause.by, pause.number) == ("pause", "passes", 3)
+    assert result.pause is not None
+    assert result.pause >= pause.took > 0
+    (status,) = api.transfers(bench.state)
+    assert [each["took"] for each in status.forecasts] == [pause.took]
+    assert status.pause == result.pause
+    info = api.verify_receipt(Path(result.receipt), state_dir=bench.state)
+    assert [each["took"] for each in info.sender["forecasts"]] == [pause.took]

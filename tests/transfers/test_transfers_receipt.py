@@ -21,7 +21,7 @@ from blocksync.engine.statedir import prepare
 from blocksync.errors import BlocksyncError, PeerError, ProtocolError, ReceiptError, TrustError
 from blocksync.sources.memory import MemorySource
 from blocksync.transfers.receipt import encode, receiver_message, sender_message, verify
-from blocksync.transfers.record import DiskRecord, PassRecord, VerifyRecord, canonical
+from blocksync.transfers.record import DiskRecord, Forecast, PassRecord, VerifyRecord, canonical
 from blocksync.trust.identity import Identity
 from tests.serving import MIB, Receiver, receiver
 
@@ -184,6 +184,6 @@ def test_the_page_names_every_member(genuine: bytes) -> None:
     ]  # fmt: skip
     assert tables == [set(said), set(said["sender"]), set(said["receiver"])]
     listed = set(re.findall(r"`(\w+)`", text))
-    for kind in (PassRecord, DiskRecord, VerifyRecord):
+    for kind in (PassRecord, DiskRecord, VerifyRecord, Forecast):
         assert {field.name for field in dataclasses.fields(kind)} <= listed
     assert set(said["sender"]["disks"][0]) | set(said["receiver"]["slots"][0]) <= listed
