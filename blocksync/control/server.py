@@ -61,6 +61,27 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = logging.getLogger(__name__)
 
 
+class _WithoutLeavers(logging.Filter):
+    """Drops what aiohttp logs of a peer that closed first: no fault of this end, and its traceback helps nobody.
+
+    The error itself goes its way, so that what was cut is never ended as if it were whole.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or not issubclass(kind, ConnectionError)
+
+
+_served = logging.getLogger(f"{__name__}.served")
+_served.addFilter(_WithoutLeavers())
+_RUNNING: dict[str, Any] = {
+    "access_log": None,
+    "keepalive_timeout": IDLE_SECONDS,
+    "shutdown_timeout": 1.0,
+    "logger": _served,
+}
+
+
 class ControlServer:
     """Serves a :class:`ReceiverService`.
 
@@ -139,7 +160,9 @@ class ControlServer:
         self._stopping = asyncio.Event()
         app = web.Application(client_max_size=MAX_MESSAGE_BYTES, middlewares=[_errors_as_json])
         app.add_routes(self._routes())
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=1.0, logger=_served
+        )
         await runner.setup()
         server = runner.server
         assert server is not None
@@ -161,7 +184,9 @@ class ControlServer:
             return None
         app = web.Application(client_max_size=MAX_MESSAGE_BYTES, middlewares=[_errors_as_json])
         app.add_routes(watching_routes(self._open_view))
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=1.0, logger=_served
+        )
         await runner.setup()
         await web.SockSite(runner, self._status_socket).start()
         return runner

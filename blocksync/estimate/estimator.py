@@ -15,6 +15,7 @@ from blocksync.engine.outlook import outlook_of
 from blocksync.engine.reach import Reach
 from blocksync.engine.rehearsal import MAX_REHEARSAL_BYTES
 from blocksync.errors import NetworkError, from_os_error
+from blocksync.estimate.digesting import digesting
 from blocksync.estimate.packing import level_table, levels_used, packed_at
 from blocksync.estimate.passes import changes, fit, pace_of
 from blocksync.estimate.prediction import Packed, Prediction, around, predict
@@ -192,10 +193,11 @@ class Estimator:
         return changes(
             points,
             watched,
-            pace_of(sample, rehearsal, prediction, link.best),
+            pace_of(sample, rehearsal, prediction, link.best, digesting(sample, rehearsal.connections)),
             prediction.seconds.likely,
             prediction.wire.likely,
             self._options.pause,
+            error=prediction.seconds.high / max(prediction.seconds.likely, 1e-9) - 1.0,
         )
 
     # -- the result -------------------------------------------------------------------------------------------

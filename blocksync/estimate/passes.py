@@ -8,13 +8,12 @@ before ran; so the passes get shorter until what changes during one is what one 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blocksync.estimate.prediction import Prediction, around
+from blocksync.estimate.prediction import Prediction
 from blocksync.estimate.rehearsal import Rehearsal
-from blocksync.estimate.results import ChangeFigures, PassFigures
+from blocksync.estimate.results import ChangeFigures, PassFigures, Range
 from blocksync.estimate.sampling import Sample
 
 MOST_PASSES = 12
@@ -23,7 +22,8 @@ SETTLED = 0.95
 # Hot sets that are tried, between what was seen and the whole disk.
 HOT_STEPS = 120
 RATE_STEPS = 40
-PAUSE_ERROR = 0.25
+# The first pass's interval knows how busy the machines are; this is for what it does not know.
+PAUSE_ERROR = 0.3
 FASTEST_LINK = 100e9 / 8
 
 
@@ -101,23 +101,24 @@ class Pace:
         return self.fixed + max(self.data / self.scan_rate, changed / self.send_rate, wire)
 
 
-def pace_of(sample: Sample, rehearsal: Rehearsal, prediction: Prediction, link: float) -> Pace:
+def pace_of(sample: Sample, rehearsal: Rehearsal, prediction: Prediction, link: float, scanned: float) -> Pace:
     """What the first pass's figures say of the following ones.
 
-    A pass over unchanged blocks only reads and digests them: at the rate at which the rehearsal's threads did that,
-    as far as there are processors for them, and no faster than the source is read.
+    A pass over unchanged blocks only reads and digests them, which is tried: in the rehearsal, what packs and encrypts
+    takes the processors from what digests.
+
+    Args:
+        scanned: bytes a second that the threads of a pass digest when they do nothing else.
     """
     first, last = rehearsal.tail
-    working = max(last.scanning - first.scanning, 1e-6)
-    threads = min(rehearsal.connections, os.cpu_count() or 1)
-    scanned = (last.done - first.done) / working * threads
     passed = max(last.seconds - first.seconds, 1e-6)
     nonzero = max(1.0 - sample.share(lambda piece: piece.zero), 1e-3)
     wire_rate = (last.wire - first.wire) / passed
     return Pace(
         fixed=prediction.preparation + prediction.commit,
         data=max(sample.picture.data, 1),
-        scan_rate=max(1.0, min(scanned, sample.read_rate)),
+        # A thread reads a chunk, then digests it.
+        scan_rate=max(1.0, 1.0 / (1.0 / max(scanned, 1.0) + 1.0 / max(sample.read_rate, 1.0))),
         packed=prediction.wire.likely / max(sample.picture.data * nonzero, 1.0),
         send_rate=max(1.0, (last.changed - first.changed) / passed),
         link=max(1.0, wire_rate if prediction.bottleneck == "link" else link),
@@ -171,8 +172,18 @@ def needed_link(curve: Curve, pace: Pace, first_wire: float, pause: float) -> fl
     return high
 
 
+def _pause(seconds: float, error: float) -> Range:
+    return Range(likely=seconds, low=seconds / (1 + error), high=seconds * (1 + error))
+
+
 def changes(
-    points: Sequence[tuple[float, float]], watched: float, pace: Pace, first: float, first_wire: float, pause: float
+    points: Sequence[tuple[float, float]],
+    watched: float,
+    pace: Pace,
+    first: float,
+    first_wire: float,
+    pause: float,
+    error: float = 0.0,
 ) -> ChangeFigures:
     """All that follows from watching.
 
@@ -181,6 +192,7 @@ def changes(
         pace: of following passes.
         first, first_wire: seconds and bytes on the wire of the first pass.
         pause: seconds that the last pass may take.
+        error: share by which the first pass may take more than is likely.
     """
     curve = fit(points, int(pace.data))
     passes, last = follow(curve, pace, first, pause)
@@ -191,6 +203,6 @@ def changes(
         hot=curve.hot,
         passes=passes,
         converges=last <= pause,
-        pause=around(last, PAUSE_ERROR),
+        pause=_pause(last, max(PAUSE_ERROR, error)),
         needed=None if last <= pause else needed_link(curve, pace, first_wire, pause),
     )

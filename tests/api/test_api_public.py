@@ -104,10 +104,12 @@ RECORDS = {
         "send follow until_converged final pre_final post_final freeze_seconds verify validity_days "
         "limits receipt keep_quiet on_event"
     ),
-    "TransferResult": "transfer state passes seconds consistency predicted_pause disks verified receipt",
+    "TransferResult": (
+        "transfer state passes seconds consistency predicted_pause disks verified receipt pause forecasts"
+    ),
     "TransferStatus": (
         "id to state running disks created touched expires until mode pass_count lag change_rate "
-        "predicted_pause fault receipt passes limits moments"
+        "predicted_pause fault receipt passes limits moments pause forecasts"
     ),
     "VerifyOptions": "to slot code ask_code state_dir all_blocks exclude progress",
     "VerifyResult": "slot identical size seconds differing differing_bytes unused notes",

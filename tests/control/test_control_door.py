@@ -106,13 +106,18 @@ def test_a_peer_does_not_keep_all_places(monkeypatch: pytest.MonkeyPatch, served
         other.close()
 
 
-def test_a_verify_whose_reader_stops_gives_the_slot_back(monkeypatch: pytest.MonkeyPatch, reach: Reach) -> None:
+def test_a_verify_whose_reader_stops_gives_the_slot_back(
+    monkeypatch: pytest.MonkeyPatch, reach: Reach, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told to the reader, should it still be there: never an end as of a whole stream. No traceback of it."""
+
     async def never(response: object, part: bytes) -> None:
         raise ConnectionResetError("the sender stopped reading")
 
     monkeypatch.setattr(server, "_write", never)
     with pytest.raises(BlocksyncError):
         _read_verify(reach)
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
     assert reach.control.open(request()).slot == "a"
 
 

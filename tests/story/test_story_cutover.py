@@ -10,7 +10,7 @@ from benchmarks.cutover import main
 
 
 def test_a_source_that_is_written_to_all_the_while_arrives_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--size", "64M", "--rate", "1M", "--until", "20s", "--json"]) == 0
+    assert main(["--size", "64M", "--rate", "1M", "--until", "20s", "--watch", "5s", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["written"] > 0
     assert not [finding for finding in found["findings"] if finding["severity"] == "error"]
@@ -20,4 +20,7 @@ def test_a_source_that_is_written_to_all_the_while_arrives_as_it_was(capsys: pyt
     )  # the first pass was a command of its own, of the same transfer
     assert found["passes"][-1]["disks"][0]["kind"] == "final"
     assert found["passes"][-1]["disks"][0]["consistency"] == "application"
-    assert 0 < found["predicted_final_seconds"] <= 20
+    told = {(each["what"], each["by"]) for each in found["forecasts"]}
+    assert {("pass", "estimate"), ("pause", "estimate"), ("pause", "passes"), ("verify", "estimate")} <= told
+    assert all(0 <= each["low"] <= each["likely"] <= each["high"] for each in found["forecasts"])
+    assert found["pause"] >= max(each["took"] for each in found["forecasts"] if each["what"] == "pause")
