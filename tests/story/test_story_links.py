@@ -76,7 +76,7 @@ class Transfer:
         self.disk, self.target = sample_disk(folder / "disk.img", SIZE, seed=seed), folder / "target.img"
         self.receiver, listening = self.recv()
         self.ports = listening["control_port"], listening["data_port"]
-        self.sender = self.send("--bwlimit", "5M")
+        self.sender = self.send("--bwlimit", "2M")
         self.sender.wait_for(lambda event: event.get("stage") == "transferring" and event["durable"] > 0)
 
     def recv(self, *, control: int = 0, data: int = 0) -> tuple[Process, Event]:
