@@ -4,7 +4,8 @@
 
 Each sender is a process with a slot of its own. A first pass fills empty targets; in a second one every page of each
 disk has changed, so that the receiver holds overwrites back, which takes the most memory. How even the shares are is
-read off the ends: equal disks that begin together end together.
+read off the targets of the first pass: what each of them got between the moment at which all senders were at work and
+that at which the first one was done; and off the ends, since equal disks that begin together end together.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,8 +36,34 @@ def fill(path: Path, size: int, seed: int) -> None:
             file.write(chance.randbytes(MIB))
 
 
-def one_round(ends: Ends, disks: dict[str, Path], size: int) -> dict[str, Any]:
-    """A pass of every disk at once."""
+def shares(seen: list[list[int]], size: int) -> dict[str, float] | None:
+    """What each target got while all were at work, in shares of the mean.
+
+    Args:
+        seen: bytes of each target at each look.
+        size: bytes of each when it is done.
+
+    Returns:
+        the least, the middle and the greatest share, and how much of all disks went over meanwhile; None where the
+        first was done before the last began.
+    """
+    together = [each for each in seen if min(each) > 0 and max(each) < size]
+    if len(together) < 2:
+        return None
+    got = [last - first for first, last in zip(together[0], together[-1], strict=True)]
+    mean = sum(got) / len(got)
+    if not mean:
+        return None
+    return {
+        "least": min(got) / mean,
+        "middle": statistics.median(got) / mean,
+        "greatest": max(got) / mean,
+        "of_all": sum(got) / (size * len(got)),
+    }
+
+
+def one_round(ends: Ends, disks: dict[str, Path], size: int, targets: list[Path] | None = None) -> dict[str, Any]:
+    """A pass of every disk at once; with ``targets``, which are empty, also how even the shares are."""
     began = time.perf_counter()
     running = {
         slot: subprocess.Popen(
@@ -44,11 +72,14 @@ def one_round(ends: Ends, disks: dict[str, Path], size: int) -> dict[str, Any]:
         for slot, disk in disks.items()
     }
     ended: dict[str, float] = {}
+    seen: list[list[int]] = []
     while len(ended) < len(running):
         now = time.perf_counter() - began
         if now > LIMIT_SECONDS:
             raise RuntimeError("the senders take too long")
         ended.update({slot: now for slot, each in running.items() if slot not in ended and each.poll() is not None})
+        if targets is not None:
+            seen.append([target.stat().st_blocks * 512 for target in targets])
         time.sleep(LOOK_SECONDS)
     if any(each.returncode for each in running.values()):
         raise RuntimeError("a sender failed")
@@ -58,6 +89,7 @@ def one_round(ends: Ends, disks: dict[str, Path], size: int) -> dict[str, Any]:
         "first_done": times[0],
         "rate": size * len(disks) / times[-1],
         "receiver_peak": ends.receiver_peak_bytes(),
+        "shares": shares(seen, size),
     }
 
 
@@ -76,7 +108,7 @@ def measure(folder: Path, count: int, size: int) -> dict[str, Any]:
                 if not number:
                     ends.pair(disk, slot)
             found["idle"] = ends.receiver_peak_bytes()
-            found["first"] = one_round(ends, disks, size)
+            found["first"] = one_round(ends, disks, size, [place / f"{slot}.target" for slot in disks])
             for number, disk in enumerate(disks.values()):
                 fill(disk, size, 1000 + number)
             found["changed"] = one_round(ends, disks, size)
@@ -85,15 +117,19 @@ def measure(folder: Path, count: int, size: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| senders | pass | together | first done | last done | receiver's peak memory |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| senders | pass | together | first done | last done | shares | receiver's peak memory |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         for kind, words in (("first", "first"), ("changed", "all changed")):
             got = row[kind]
+            even = got["shares"]
+            said = (
+                f"{even['least']:.2f} to {even['greatest']:.2f} over {100 * even['of_all']:.0f} %" if even else ""
+            )
             lines.append(
                 f"| {row['senders']} | {words} | {got['rate'] / 1e6:.0f} MB/s | {got['first_done']:.1f} s | "
-                f"{got['seconds']:.1f} s | {got['receiver_peak'] // MIB} MiB |"
+                f"{got['seconds']:.1f} s | {said} | {got['receiver_peak'] // MIB} MiB |"
             )
     return lines
 

@@ -182,7 +182,7 @@ def conclude(session: Session, result: TransferResult, to: str) -> None:
     own = dataclasses.asdict(sent)
     session.output.result(
         {"command": "send", **facts, **own, "consistency": result.consistency},
-        *summary(sent, f"slot {sent.slot}"),
+        *summary(sent, f"slot {sent.slot}", final=result.state == "finished"),
         *last,
     )
 
@@ -221,17 +221,18 @@ def end_of(*results: SendResult | None) -> int:
     return SourceError.exit_code if any(result and result.unreadable for result in results) else 0
 
 
-def summary(result: SendResult, where: str) -> list[str]:
+def summary(result: SendResult, where: str, *, final: bool = False) -> list[str]:
     """A committed pass in words.
 
     Args:
         result: of it.
         where: it went.
+        final: the source stood still; what that makes of it is told by the transfer.
     """
     rate = f" ({show_rate(result.size / result.seconds)})" if result.seconds else ""
     sent = f"sent {show_size(result.changed)} of data and {show_size(result.zero)} as zeros"
     lines = [
-        f"{result.kind} pass to {where} committed as generation {result.generation}",
+        f"{'final' if final else result.kind} pass to {where} committed as generation {result.generation}",
         f"{show_size(result.size)} in {show_seconds(result.seconds)}{rate}",
         f"read {show_size(result.read)}, {sent}, {show_size(result.wire)} on the wire",
     ]
@@ -239,7 +240,8 @@ def summary(result: SendResult, where: str) -> list[str]:
         lines.append(f"left out {show_size(result.unused)} that no file uses")
     lines.extend(_excluded(result))
     lines.extend(f"note: {note}" for note in result.notes)
-    lines.append(CONSISTENCY[result.consistency])
+    if not final:
+        lines.append(CONSISTENCY[result.consistency])
     if result.tracker:
         lines.append(f"only what {result.tracker} says has changed was read")
     if result.predicted is not None:

@@ -152,7 +152,7 @@ def _facts(status: TransferStatus) -> list[str]:
         f"asked for      {status.mode or 'nothing yet'}",
         f"passes         {status.pass_count}",
     ]
-    if status.lag is not None:
+    if status.lag is not None and status.state != "finished":
         lines.append(f"lag            {show_seconds(status.lag)}")
     if status.change_rate is not None:
         lines.append(f"changes        {show_rate(status.change_rate)}")

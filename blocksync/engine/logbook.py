@@ -110,7 +110,7 @@ class Logbook:
             seconds=group.seconds,
             changed=figures.changed,
             predicted=[dataclasses.asdict(each) for each in forecasts],
-            predicted_next=next_seconds(self.history),
+            predicted_next=None if final else next_seconds(self.history),
             disks=[dataclasses.asdict(each) for each in records],
         )
 

@@ -22,7 +22,7 @@ RECENT_PASSES = 5
 """So many say what a pass takes: more smooth out other work on the machines, and older ones knew another machine."""
 SENDING_SHARE = 0.5
 """A pass that spent more than this on sending says little of what it takes without: its sending is told too roughly."""
-UNTRIED, TRIED, PROVEN = 2.0, 1.6, 1.3
+UNTRIED, TRIED, PROVEN = 2.5, 1.8, 1.3
 """The truth is at most so many times the prediction, or that part of it: before one was compared, then, proven."""
 PROOFS = 3
 MISSES = 1.15
