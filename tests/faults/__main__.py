@@ -10,6 +10,7 @@ A seed runs the same fault again: ``python -m tests.faults kills --first 17 --ru
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -21,8 +22,9 @@ from functools import partial
 from pathlib import Path
 
 from tests import ledger
+from tests.devices import image, loop_device
 from tests.faults import cuts, injector
-from tests.faults.bench import SCENES, Bench
+from tests.faults.bench import SCENES, SIZE, Bench
 from tests.faults.children import import_all, processor_seconds
 from tests.faults.failing import ENDS, KINDS, Failing
 from tests.faults.kills import Kills, Tally
@@ -44,6 +46,8 @@ def main() -> int:
     proxy.add_argument("--scene", choices=cuts.SCENES, action="append")
     proxy.add_argument("--step", type=int, default=1, metavar="N", help="each N-th byte")
     proxy.add_argument("--slow", action="store_true", help="hold and dribble instead of cutting")
+    for each in (kills, errors):
+        each.add_argument("--device", action="store_true", help="the target is a loop device instead of a file")
     for each in (kills, errors, proxy):
         each.add_argument("--workers", type=int, default=1)
         each.add_argument("--ledger", action="store_true", help="append the outcome to tests/ledger.jsonl")
@@ -53,7 +57,7 @@ def main() -> int:
     campaign, gate = {"kills": (_kills, "kills"), "errors": (_errors, "io errors"), "proxy": (_proxy, "links")}[
         wanted.command
     ]
-    tally, seconds = _spread(partial(campaign, wanted), wanted.workers)
+    tally, seconds = _spread(partial(campaign, wanted), wanted.workers, device=getattr(wanted, "device", False))
     print(json.dumps({"runs": tally.runs, "faults": dict(sorted(tally.faults.items())), "seconds": seconds}))  # noqa: T201
     if wanted.ledger:
         ledger.record(
@@ -98,14 +102,14 @@ def _proxy(wanted: argparse.Namespace, bench: Bench, tally: Tally, worker: int) 
         campaign.close()
 
 
-def _spread(work: Callable[[Bench, Tally, int], None], workers: int) -> tuple[Tally, float]:
+def _spread(work: Callable[[Bench, Tally, int], None], workers: int, *, device: bool) -> tuple[Tally, float]:
     """Work in several processes, each with a bench of its own; what they did together, and processor seconds."""
     with tempfile.TemporaryDirectory(prefix="blocksync-faults-") as name:
         pids = []
         for worker in range(workers):
             pid = os.fork()
             if not pid:
-                _work(work, Path(name), worker)
+                _work(work, Path(name), worker, device=device)
             pids.append(pid)
         for pid in pids:
             os.waitpid(pid, 0)
@@ -119,15 +123,20 @@ def _spread(work: Callable[[Bench, Tally, int], None], workers: int) -> tuple[Ta
     return total, round(seconds, 1)
 
 
-def _work(work: Callable[[Bench, Tally, int], None], folder: Path, worker: int) -> None:
+def _work(work: Callable[[Bench, Tally, int], None], folder: Path, worker: int, *, device: bool) -> None:
     tally = Tally()
-    bench = Bench(folder / str(worker))
     try:
-        work(bench, tally, worker)
+        with contextlib.ExitStack() as exits:
+            target = None
+            if device:
+                backing = image(folder / f"{worker}.img", SIZE)
+                target = Path(exits.enter_context(loop_device(backing)))
+            bench = Bench(folder / str(worker), target=target)
+            exits.callback(bench.close)
+            work(bench, tally, worker)
     except BaseException:  # noqa: BLE001 - told by the parent
         tally.fail(f"the campaign itself: {traceback.format_exc()}")
     finally:
-        bench.close()
         said = {
             "runs": tally.runs, "faults": tally.faults, "failures": tally.failures, "seconds": processor_seconds(),
         }  # fmt: skip

@@ -78,6 +78,7 @@ class Failing:
             self._tally.runs += 1
             self._tally.faults[f"{end} {kind.name}"] += 1
             self._tally.faults[f"scene {scene}"] += 1
+            self._tally.faults["target a device"] += self._bench.devices
 
     def _session(self, scene: str, end: str, arm: Arm) -> int:
         """Play a scene with a fault; the operations counted, or whether the fault met one."""

@@ -80,6 +80,7 @@ class Kills:
         if hit:
             self._tally.faults[what] += 1
             self._tally.faults[f"scene {scene}"] += 1
+            self._tally.faults["target a device"] += self._bench.devices
 
     def _operations(self, scene: str, end: str) -> int:
         """How many operations an end makes in a scene that nothing disturbs."""
