@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -62,6 +63,25 @@ def shares(seen: list[list[int]], size: int) -> dict[str, float] | None:
     }
 
 
+def together(senders: list[subprocess.Popen[bytes]], targets: list[Path], held: set[int] | None) -> set[int] | None:
+    """Hold each sender once its first bytes are there, until all are: commands take seconds to start.
+
+    Args:
+        held: those that are held; None when all were let go.
+    """
+    if held is None:
+        return None
+    for number, (sender, target) in enumerate(zip(senders, targets, strict=True)):
+        if number not in held and target.stat().st_blocks:
+            sender.send_signal(signal.SIGSTOP)
+            held.add(number)
+    if len(held) < len(senders):
+        return held
+    for sender in senders:
+        sender.send_signal(signal.SIGCONT)
+    return None
+
+
 def one_round(ends: Ends, disks: dict[str, Path], size: int, targets: list[Path] | None = None) -> dict[str, Any]:
     """A pass of every disk at once; with ``targets``, which are empty, also how even the shares are."""
     began = time.perf_counter()
@@ -73,12 +93,14 @@ def one_round(ends: Ends, disks: dict[str, Path], size: int, targets: list[Path]
     }
     ended: dict[str, float] = {}
     seen: list[list[int]] = []
+    held: set[int] | None = set()
     while len(ended) < len(running):
         now = time.perf_counter() - began
         if now > LIMIT_SECONDS:
             raise RuntimeError("the senders take too long")
         ended.update({slot: now for slot, each in running.items() if slot not in ended and each.poll() is not None})
         if targets is not None:
+            held = together(list(running.values()), targets, held)
             seen.append([target.stat().st_blocks * 512 for target in targets])
         time.sleep(LOOK_SECONDS)
     if any(each.returncode for each in running.values()):

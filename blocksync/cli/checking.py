@@ -65,7 +65,8 @@ def check(
             if finding.remedy:
                 lines.append(f"{'':17}  next: {finding.remedy}")
     errors, warnings = len(result.of("error")), len(result.of("warning"))
-    lines.append(f"{errors} errors, {warnings} warnings, {len(result.of('note'))} notes")
+    counted = ((errors, "error"), (warnings, "warning"), (len(result.of("note")), "note"))
+    lines.append(", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counted))
     facts = {"command": "check", "findings": [dataclasses.asdict(finding) for finding in result.findings]}
     session.output.result(facts, *lines)
     return result.exit_code

@@ -14,7 +14,7 @@ from blocksync.cli.forecasts import beside_the_truth
 from blocksync.cli.parameters import PATH, duration, schedule, sized
 from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.session import Session
-from blocksync.errors import SourceError
+from blocksync.errors import SourceError, UsageError
 from blocksync.limits import Limits, Schedule
 from blocksync.options import SendOptions, TransferOptions
 from blocksync.results import DiskOutcome, SendResult, TransferEvent
@@ -115,7 +115,22 @@ def transfer_options(
     max_latency: float | None,
     nice: int | None,
 ) -> TransferOptions:
-    """What the options mean together."""
+    """What the options mean together.
+
+    Raises:
+        UsageError: they contradict each other, or one of them would do nothing; told before anything is begun.
+    """
+    passing = follow is not None or until_converged is not None
+    if (pre_final or post_final) and not (final or follow is not None):
+        raise UsageError(
+            "--pre-final and --post-final belong to a final pass, and none is asked for",
+            remedy="add --final, or --follow and later blocksync stop --final",
+        )
+    if verify and passing and not final:
+        raise UsageError(
+            "verifying compares with what is read then, and a source in use has changed by then",
+            remedy="verify together with --final, or after a single pass",
+        )
     return TransferOptions(
         send=send,
         follow=follow,

@@ -15,7 +15,7 @@ from blocksync.cli.grid import draw
 from blocksync.cli.parameters import common
 from blocksync.cli.quantities import show_rate, show_seconds, show_size
 from blocksync.cli.session import Session
-from blocksync.errors import UsageError
+from blocksync.errors import TransferUnknownError, UsageError
 from blocksync.limits import Limits, Schedule
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ def status(session: Session, transfer: str | None, state_dir: Path | None) -> in
     found = api.transfers(state_dir)
     if transfer is not None:
         found = [each for each in found if each.id.startswith(transfer) or transfer in _sources(each)]
+        if not found:
+            raise TransferUnknownError(f"no transfer is meant by {transfer!r}")
     output = session.output
     if output.json_lines:
         output.result({"command": "status", "transfers": [dataclasses.asdict(each) for each in found]})
     elif not found:
-        output.result({}, "no transfer" if transfer is None else f"no transfer is meant by {transfer}")
+        output.result({}, "no transfer")
     elif transfer is not None:
         for each in found:
             output.result({}, *_facts(each))

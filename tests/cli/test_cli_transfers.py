@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from cli_processes import MIB, command, environment, receiver
+from cli_processes import MIB, command, environment, fails, receiver
 
 
 def test_a_disk_goes_over_and_is_verified(folder: Path, disk: Path) -> None:
@@ -137,3 +137,14 @@ def test_state_is_looked_at_and_trust_is_managed(folder: Path, disk: Path) -> No
     rebuilt = command("manifest", "rebuild", "disk", "--target", there.target, *state, "--json")
     assert rebuilt.code == 0, rebuilt
     assert rebuilt.last["known_bytes"] == 4 * MIB
+
+
+def test_options_that_would_do_nothing_are_told_before_anything_is_begun(folder: Path, disk: Path) -> None:
+    near = ("--to", "localhost:1", "--state-dir", folder / "s-state", "--json")
+    fails(command("send", disk, *near, "--pre-final", "true"), 2, "none is asked for")
+    fails(command("send", disk, *near, "--follow", "5s", "--verify"), 2, "has changed by then")
+    fails(
+        command("status", "nosuch", "--state-dir", folder / "s-state", "--json"),
+        6,
+        "no transfer is meant by 'nosuch'",
+    )
