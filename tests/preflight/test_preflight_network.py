@@ -64,17 +64,29 @@ def test_nobody_listens(served: Receiver) -> None:
     assert codes(way(served, port=free_port())) == ["BS2002"]
 
 
-def test_packets_are_dropped(served: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "PROBE_SECONDS", 0.3)
+@contextlib.contextmanager
+def silent() -> Iterator[int]:
+    """A port with a queue that nobody empties: the kernel drops further SYNs, as a firewall does."""
     with contextlib.ExitStack() as held, socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        # A queue that nobody empties: the kernel drops further SYNs, as a firewall does.
         for _ in range(3):
             filler = held.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
-        assert codes(way(served, port=full.getsockname()[1])) == ["BS2003"]
+        yield full.getsockname()[1]
+
+
+def test_packets_are_dropped(served: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "PROBE_SECONDS", 0.3)
+    with silent() as port:
+        assert codes(way(served, port=port)) == ["BS2003"]
+
+
+def test_there_is_no_way(served: Receiver) -> None:
+    # The kernel refuses a stream to everybody at once, as it does where it knows no route.
+    looked = Way("255.255.255.255", 8080, Identity.load_or_create(served.state), None)
+    assert codes(looked) == ["BS2004"]
 
 
 @contextlib.contextmanager
@@ -139,6 +151,14 @@ def test_the_data_port_is_closed(served: Receiver, monkeypatch: pytest.MonkeyPat
     looked = way(served)
     monkeypatch.setattr(network, "ask", status_with(free_port()))
     assert codes(looked) == ["BS2009"]
+
+
+def test_packets_to_the_data_port_are_dropped(served: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = way(served)
+    monkeypatch.setattr(network, "PROBE_SECONDS", 2.0)
+    with silent() as port:
+        monkeypatch.setattr(network, "ask", status_with(port))
+        assert codes(looked) == ["BS2010"]
 
 
 def test_something_else_answers_on_the_data_port(served: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,16 @@ def test_a_source_that_is_missing(tmp_path: Path) -> None:
     assert result.exit_code == 4
 
 
+def test_a_damaged_layout_is_told(tmp_path: Path) -> None:
+    disk = image(tmp_path / "disk.img", 16 * MIB)
+    subprocess.run(["sfdisk", "-q", disk], input="label: gpt\nstart=2048,size=8192\n", text=True, check=True)
+    with disk.open("r+b") as file:
+        file.seek(512 + 16)  # the primary header's checksum
+        file.write(b"XX")
+    finding = look(tmp_path, sources=(str(disk),))["BS2103"]
+    assert (finding.severity, "primary GPT is damaged" in finding.message) == ("warning", True)
+
+
 def test_an_image_with_a_system(tmp_path: Path) -> None:
     need_root()
     system = tmp_path / "system"
