@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from blocksync.errors import StateDamagedError
 from blocksync.manifest.folder import DurableFile, Folder
-from blocksync.manifest.format import ENTRY, HEADER_BYTES, Header, SegmentState, known_bytes, payload_bytes
+from blocksync.manifest.format import ENTRY, HEADER_BYTES, Header, SegmentState, claimed_in, entry, payload_bytes
 
 if TYPE_CHECKING:
     from blocksync.manifest.working import BlockMap
@@ -48,7 +48,7 @@ class ManifestFile:
 
     def states(self) -> bytes:
         """One byte a segment."""
-        # The state is the entry's first byte, little-endian; the checksum vouches for the other three.
+        # The state is the entry's first byte.
         return self._table[:: ENTRY.size]
 
     def digest(self, index: int) -> bytes:
@@ -68,17 +68,19 @@ class ManifestFile:
 
     def _place(self, index: int) -> tuple[int, int]:
         """Offset and length of a STORED segment's payload, within the file."""
-        state, length, offset, _ = ENTRY.unpack_from(self._table, index * ENTRY.size)
+        state, _, length, offset, _ = ENTRY.unpack_from(self._table, index * ENTRY.size)
         expected = payload_bytes(self.header.geometry, self.header.geometry.blocks_in_segment(index))
         if state != SegmentState.STORED or length != expected or offset + length > self._size:
             raise StateDamagedError(f"segment {index} of the manifest is damaged: its entry is out of range")
         return offset, length
 
     def known_count(self, index: int) -> int:
-        """Claimed blocks of a STORED segment, from its known map alone."""
-        offset, _ = self._place(index)
-        bits = self._file.pread(offset, known_bytes(self.header.geometry.blocks_in_segment(index)))
-        return int.from_bytes(bits, "little").bit_count()
+        """Claimed blocks of a STORED segment; 0 of others, whose state says it."""
+        return int.from_bytes(self._table[index * ENTRY.size + 1 : index * ENTRY.size + 4], "little")
+
+    def known_counts(self) -> int:
+        """Claimed blocks of all STORED segments together, without a loop: a large disk has hundreds of thousands."""
+        return sum(sum(self._table[1 + place :: ENTRY.size]) << 8 * place for place in range(3))
 
     def digests(self) -> bytearray:
         """16 bytes a segment, of all segments."""
@@ -112,7 +114,8 @@ def write_manifest(folder: Folder, name: str, header: Header, blocks: BlockMap) 
         for index in range(count):
             state, payload = blocks.export_segment(index)
             offset = payload_at if payload else 0
-            entries.append(ENTRY.pack(state, len(payload), offset, blocks.segment_digest(index)))
+            known = claimed_in(payload, blocks.geometry.blocks_in_segment(index)) if payload else 0
+            entries.append(entry(state, payload, offset, blocks.segment_digest(index), known))
             if payload:
                 file.pwrite(payload_at, payload)
                 payload_at += len(payload)

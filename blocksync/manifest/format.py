@@ -12,7 +12,7 @@ from blocksync.errors import StateDamagedError
 from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
 from blocksync.kernels import DigestKind
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_MAGIC = b"BSMANIF1"
 HEADER_BYTES = 4096
 HEADER = struct.Struct("<8sII16sQIIQQIIQ32s16sQHH")
@@ -21,7 +21,7 @@ TEXT_AT = 256
 MAX_TEXT_BYTES = 1024
 # Of generations, epochs and records: no honest count comes near, and one more than it still fits its field.
 MAX_COUNTER = (1 << 63) - 1
-ENTRY = struct.Struct("<IIQ16s")
+ENTRY = struct.Struct("<B3sIQ16s")
 assert ENTRY.size == 32
 
 JOURNAL_MAGIC = 0x314A5342  # "BSJ1"
@@ -47,6 +47,19 @@ class RecordKind(enum.IntEnum):
     CLAIM = 4
     CLAIM_ZERO = 5
     WITHDRAW = 6
+
+
+def entry(state: int, payload: bytes, offset: int, digest: bytes, known: int) -> bytes:
+    """A segment's entry in the table.
+
+    Args:
+        state: one of :class:`SegmentState`.
+        payload: of a STORED segment, else empty.
+        offset: of the payload in the file.
+        digest: of the segment.
+        known: claimed blocks of a STORED segment, else 0; at most 65536, those of 256 MiB in blocks of 4 KiB.
+    """
+    return ENTRY.pack(state, known.to_bytes(3, "little"), len(payload), offset, digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +177,11 @@ def _encoded(text: str) -> bytes:
 def known_bytes(blocks: int) -> int:
     """Length of a segment's known map: one bit a block, least significant bit first."""
     return -(-blocks // 8)
+
+
+def claimed_in(payload: bytes, blocks: int) -> int:
+    """Blocks that a canonical payload claims."""
+    return int.from_bytes(payload[: known_bytes(blocks)], "little").bit_count()
 
 
 def payload_bytes(geometry: Geometry, blocks: int) -> int:

@@ -152,19 +152,19 @@ class BlockMap:
         yield from ((first + begin, end - begin) for begin, end in _runs_of(known, 0))
 
     def counts(self) -> Counts:
-        """Counts all claims; reads the known maps, not the digests."""
-        known = 0
+        """Counts all claims: from the base's table, and of touched segments from their known maps."""
+        geometry = self.geometry
+        last = geometry.segment_count - 1
         with self._lock:
-            for index in range(self.geometry.segment_count):
-                state = self._states[index]
-                if state == SegmentState.ZERO:
-                    known += self.geometry.blocks_in_segment(index)
-                elif state == SegmentState.STORED:
-                    if index in self._touched or self._base is None:
-                        known += self._read(index).known.count(1)
-                    else:
-                        known += self._base.known_count(index)
-        return Counts(self.geometry.block_count, known)
+            known = self._states.count(SegmentState.ZERO) * geometry.segment_blocks
+            if self._states[last] == SegmentState.ZERO:
+                known -= geometry.segment_blocks - geometry.blocks_in_segment(last)
+            if self._base is not None:
+                known += self._base.known_counts() - sum(map(self._base.known_count, self._touched))
+            for index in self._touched:
+                if self._states[index] == SegmentState.STORED:
+                    known += self._read(index).known.count(1)
+        return Counts(geometry.block_count, known)
 
     # -- digests ----------------------------------------------------------------------------------------------
 
@@ -350,9 +350,12 @@ class BlockMap:
         if fold(self.kind, self.key, payload) != self._base.digest(index):
             raise StateDamagedError(f"segment {index} of the manifest is damaged: its digest does not match")
         try:
-            return decode_segment(payload, self.geometry, blocks)
+            segment = decode_segment(payload, self.geometry, blocks)
         except ProtocolError as error:
             raise StateDamagedError(f"segment {index} of the manifest is damaged: {error}") from error
+        if segment.known.count(1) != self._base.known_count(index):
+            raise StateDamagedError(f"segment {index} of the manifest is damaged: its entry counts other claims")
+        return segment
 
     def _change(self, index: int) -> Segment:
         state = SegmentState(self._states[index])

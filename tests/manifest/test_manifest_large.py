@@ -20,7 +20,7 @@ from blocksync.manifest.folder import DurableFile, OsFolder
 from blocksync.manifest.format import ENTRY, HEADER_BYTES, Header, SegmentState, payload_bytes
 from blocksync.manifest.journal import create_journal
 from blocksync.manifest.store import MANIFEST_FILE, SlotStore
-from blocksync.manifest.working import BlockMap
+from blocksync.manifest.working import BlockMap, Counts
 
 MIB = 1 << 20
 LARGE = Geometry(64 << 40)
@@ -52,7 +52,7 @@ def large(tmp_path: Path) -> Iterator[Counting]:
     count, size = LARGE.segment_count, payload_bytes(LARGE, LARGE.segment_blocks)
     digest = fold(KIND, KEY, bytes(size))
     at = HEADER_BYTES + count * ENTRY.size
-    table = b"".join(ENTRY.pack(SegmentState.STORED, size, at + i * size, digest) for i in range(count))
+    table = b"".join(ENTRY.pack(SegmentState.STORED, bytes(3), size, at + i * size, digest) for i in range(count))
     header = Header(
         manifest_id=bytes(16), generation=1, complete=True, covered=1, epoch=1, geometry=LARGE, kind=KIND, key=KEY,
         root=bytes(DIGEST_BYTES), table_checksum=zlib.crc32(table), source_identity="disk", write_mark="",
@@ -79,10 +79,13 @@ def test_opening_reads_the_table_and_a_view_one_segment(large: Counting) -> None
     assert len(large.reads) <= len(segments)
     assert set(large.reads) == {payload_bytes(LARGE, LARGE.segment_blocks)}
     large.reads.clear()
-    # The root needs the table alone.
+    # The root and the counts need the table alone.
+    assert store.map.counts() == Counts(LARGE.block_count, 0)
     assert len(store.map.segment_digests()) == LARGE.segment_count * DIGEST_BYTES
     store.map.root()
     assert large.reads == []
+    store.map.claim_zero(5 * LARGE.segment_blocks - 3, LARGE.segment_blocks)
+    assert store.map.counts().known_blocks == LARGE.segment_blocks
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # The table of 8 MiB, copies of its digests, and the few segments that are kept at a time.
@@ -126,6 +129,7 @@ def test_all_digests_at_once_are_those_of_the_segments(
             known.claim_zero(first, min(count, SMALL.block_count - first))
         claim_each(known, single)
         assert at_once(known)
+        assert known.counts().known_blocks == sum(count for _, count in known.claimed_runs())
         copy.save(known, 1, bytes(16))
         known.close()
         again = copy.load(bytes(16), SMALL, KIND, KEY)
@@ -135,6 +139,7 @@ def test_all_digests_at_once_are_those_of_the_segments(
             change(first, min(count, SMALL.block_count - first))
         claim_each(again, {SMALL.block_count - 1 - block for block in single})
         assert at_once(again)
+        assert again.counts().known_blocks == sum(count for _, count in again.claimed_runs())
         again.close()
 
 
