@@ -39,7 +39,7 @@ def test_a_damaged_layout_is_told(tmp_path: Path) -> None:
         file.seek(512 + 16)  # the primary header's checksum
         file.write(b"XX")
     finding = look(tmp_path, sources=(str(disk),))["BS2103"]
-    assert (finding.severity, "primary GPT is damaged" in finding.message) == ("warning", True)
+    assert (finding.severity, "primary GPT is damaged" in finding.what) == ("warning", True)
 
 
 def test_an_image_with_a_system(tmp_path: Path) -> None:
