@@ -133,14 +133,15 @@ def _sources(status: TransferStatus) -> list[str]:
 
 
 def _row(status: TransferStatus) -> tuple[str, ...]:
+    over = status.state == "finished"  # the target goes its own way now
     return (
         status.id,
         ", ".join(_sources(status)),
         status.to,
         status.state + (" (not running)" if status.state == "waiting" and not status.running else ""),
         str(status.pass_count),
-        "" if status.lag is None else show_seconds(status.lag),
-        "" if status.change_rate is None else show_rate(status.change_rate),
+        "" if status.lag is None or over else show_seconds(status.lag),
+        "" if status.change_rate is None or over else show_rate(status.change_rate),
         "" if status.predicted_pause is None else show_seconds(status.predicted_pause),
     )
 

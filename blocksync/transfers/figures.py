@@ -34,7 +34,7 @@ class TransferStatus:
         lag: age of the target's content: since the beginning of the last committed pass of the disk that is furthest
             behind; None before every disk has one.
         change_rate: bytes a second that the source changes; None before two passes are there.
-        predicted_pause: how long a final pass would take now; None before it can be told.
+        predicted_pause: how long a final pass would take now; None before it can be told and after the final pass.
         pause: seconds that the source stood still at the end, verifying included; None before the final pass.
         forecasts: what was predicted and what it took, as :class:`~blocksync.transfers.record.Forecast` has them.
         moments: of the running pass, by slot, as :class:`~blocksync.results.Progress` has them.
@@ -147,7 +147,11 @@ def status_of(
         pass_count=record.pass_count,
         lag=lag(record, now),
         change_rate=change_rate(figures),
-        predicted_pause=next_seconds(figures, at=now, most=sum(disk.size for disk in record.disks)),
+        predicted_pause=(
+            None
+            if record.state is TransferState.FINISHED
+            else next_seconds(figures, at=now, most=sum(disk.size for disk in record.disks))
+        ),
         fault=asdict(record.fault) if record.fault else None,
         receipt=record.receipt,
         passes=tuple(asdict(each) for each in record.passes),

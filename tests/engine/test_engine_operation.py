@@ -238,5 +238,6 @@ def test_the_end_tells_what_was_predicted_and_what_it_took(bench: Bench) -> None
     (status,) = api.transfers(bench.state)
     assert [each["took"] for each in status.forecasts] == [pause.took]
     assert status.pause == result.pause
+    assert status.predicted_pause is None  # there is none to come
     info = api.verify_receipt(Path(result.receipt), state_dir=bench.state)
     assert [each["took"] for each in info.sender["forecasts"]] == [pause.took]
