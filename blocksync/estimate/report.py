@@ -31,8 +31,8 @@ p{margin:6px 0;color:var(--soft)}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px 18px;margin-top:14px}
 .big{font-size:34px;font-weight:650;color:var(--text);margin:6px 0 0;line-height:1.2}
 svg{display:block;width:100%;height:auto;margin:8px 0}
-@media (max-width:640px){.card{overflow-x:auto}svg{min-width:620px}}
 text{fill:var(--text);font-size:12.5px}.label{fill:var(--soft)}
+@media (max-width:640px){svg{overflow:visible}text{font-size:16px}}
 .a{fill:var(--a);background:var(--a)}.b{fill:var(--b);background:var(--b)}.c{fill:var(--c);background:var(--c)}
 .d{fill:var(--d);background:var(--d)}.e{fill:var(--e);background:var(--e)}
 .whisker{stroke:var(--text);stroke-width:1.5;fill:none}.axis{stroke:var(--line);fill:none}
