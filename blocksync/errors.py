@@ -16,7 +16,8 @@ Anything that escapes and is not a :class:`BlocksyncError` is a bug of ours.
     ├── SourceError                4
     │   ├── SnapshotError          4   a snapshot cannot be taken, or its view broke
     │   │   ├── SnapshotSpaceError    4
-    │   │   └── SnapshotOverflowError 4
+    │   │   ├── SnapshotOverflowError 4
+    │   │   └── ShadowCopyError       4   VSS makes or removes no shadow copy
     │   ├── ChangesUnknownError    4   change tracking cannot say; told, then everything is read
     │   ├── NbdSourceError         4   an NBD server answered, and the answer is an error
     │   ├── NbdSourceLostError     4   an NBD server cannot be reached, or went away
@@ -179,6 +180,13 @@ class SnapshotOverflowError(SnapshotError):
 
     code = "BS1402"
     default_remedy = "make it bigger with --snapshot-size, or send when less is written"
+
+
+class ShadowCopyError(SnapshotError):
+    """The Volume Shadow Copy Service of Windows said no; its number and name are in the message."""
+
+    code = "BS1403"
+    default_remedy = "look into the event log (VSS, volsnap), or read the disk as it is with --live"
 
 
 class ChangesUnknownError(SourceError):

@@ -48,7 +48,7 @@ class SendOptions:
         transfer: id of the transfer that the pass belongs to, for both ends' logs; :func:`transfer` sets it.
         rescue: go on after what cannot be read: it is listed in the result, and zeros on the target.
         all_blocks: read every block, also those that no file uses.
-        snapshot: ``auto`` takes a snapshot of a source where that is possible, ``lvm`` insists on one,
+        snapshot: ``auto`` takes a snapshot of a source where that is possible, ``lvm`` and ``vss`` insist on one,
             ``none`` reads what is there. Only of sources that are named by a path.
         snapshot_bytes: size of each classic LVM snapshot; None to choose it.
         track: keep what tells the next pass what changed (a snapshot, where nothing else does), and go by it.

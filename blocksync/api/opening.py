@@ -47,13 +47,18 @@ def opened_together(sources: Sequence[str], *, rescue: bool) -> Iterator[list[So
 @contextlib.contextmanager
 def sent(sources: Sequence[str | Source], options: SendOptions) -> Iterator[list[Source]]:
     """All sources of a transfer, with snapshots of one instant below those that are named by a path."""
-    from blocksync.snapshots import Wishes, take
+    from blocksync.snapshots import SHADOWS_FOLDER, Wishes, take
 
     def say(message: str) -> None:
         if options.progress is not None:
             options.progress(Progress(stage="snapshot", slot=options.slot, message=message))
 
-    wishes = Wishes(size=options.snapshot_bytes, track=options.track, say=say)
+    wishes = Wishes(
+        size=options.snapshot_bytes,
+        track=options.track,
+        say=say,
+        shadows=prepare(options.state_dir) / SHADOWS_FOLDER,
+    )
     named = [source for source in sources if isinstance(source, str)]
     with take(named, options.snapshot, wishes) as opened:
         waiting = iter(opened)

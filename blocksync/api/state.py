@@ -190,11 +190,12 @@ def rebuild(
     return ManifestInfo(**rebuild_slot(prepare(state_dir), slot, target, progress))
 
 
-def clean_snapshots(*, kept: bool = False) -> list[str]:
+def clean_snapshots(*, kept: bool = False, state_dir: Path | None = None) -> list[str]:
     """Undo what transfers that died have left on this machine: suspended volumes, frozen filesystems, snapshots, rules.
 
     Args:
         kept: also remove the snapshots that are kept for the next pass; it will then compare everything.
+        state_dir: where shadow copies are noted; None for the system's.
 
     Returns:
         what was done, a line each.
@@ -203,10 +204,13 @@ def clean_snapshots(*, kept: bool = False) -> list[str]:
         SnapshotError: something could not be undone; the rest is.
     """
     from blocksync.platforms.automation import clean as clean_rules
+    from blocksync.snapshots import SHADOWS_FOLDER
     from blocksync.snapshots.cleaning import clean
+    from blocksync.snapshots.shadowing import clean_shadows
 
     done = [f"removed {path}, which kept udev from a target" for path in clean_rules()]
-    return done + clean(kept=kept)
+    done += clean(kept=kept)
+    return done + clean_shadows(prepare(state_dir) / SHADOWS_FOLDER)
 
 
 def kept_snapshots() -> list[str]:

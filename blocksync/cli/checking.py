@@ -48,7 +48,7 @@ def check(
     if kept and not clean:
         raise UsageError("--kept says what --clean removes", remedy="write --clean --kept")
     if clean:
-        return _clean(session, kept=kept)
+        return _clean(session, kept=kept, state_dir=state_dir)
     options = api.CheckOptions(
         sources=sources,
         to=to,
@@ -72,10 +72,10 @@ def check(
     return result.exit_code
 
 
-def _clean(session: Session, *, kept: bool) -> int:
+def _clean(session: Session, *, kept: bool, state_dir: Path | None) -> int:
     from blocksync import api
 
-    done = api.clean_snapshots(kept=kept)
+    done = api.clean_snapshots(kept=kept, state_dir=state_dir)
     left = api.kept_snapshots()
     lines = [*done, *(f"kept for the next pass: {name}" for name in left)]
     session.output.result(

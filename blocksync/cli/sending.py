@@ -123,7 +123,7 @@ rescue_option = click.option(
 )
 @click.option(
     "--snapshot",
-    type=click.Choice(["auto", "lvm", "none"]),
+    type=click.Choice(["auto", "lvm", "vss", "none"]),
     default="auto",
     show_default=True,
     help="Read a snapshot of each SOURCE: where possible, or insist.",

@@ -1,8 +1,4 @@
-"""Windows: whether the Volume Shadow Copy service and its writers are fit, from what its own programs say.
-
-``vssadmin list writers`` is translated into each language of Windows; the numbers in brackets are not: ``[1]`` is a
-stable writer, ``[5]`` one that waits for completion, and 7 to 11 are those that failed (VSS_WRITER_STATE of vss.h).
-"""
+"""Windows: whether the Volume Shadow Copy service and its writers are fit, from what its own programs say."""
 
 from __future__ import annotations
 
@@ -11,13 +7,11 @@ from collections.abc import Callable, Iterator
 
 from blocksync.preflight import findings
 from blocksync.preflight.findings import Finding, found
+from blocksync.snapshots.vss import failed_writers
 
 Run = Callable[[list[str]], "tuple[int, str]"]
 """Runs a program; returns its exit code and its output."""
 
-_WRITER = re.compile(r"^\s*[^\n:]+: '([^'\n]+)'\s*$", re.MULTILINE)
-_STATE = re.compile(r"\[(\d{1,2})\]")
-_FAILED = frozenset({6, 7, 8, 9, 10, 11, 12})
 _DISABLED = re.compile(r":\s*4\s+\w+")
 MOST_NAMED = 5
 
@@ -42,18 +36,6 @@ def shadow_findings(run: Run) -> Iterator[Finding]:
         yield found(findings.SHADOW_WRITERS, f"VSS writers have failed: {', '.join(failed[:MOST_NAMED])}")
     else:
         yield found(findings.SHADOW_READY, f"{count} VSS writers are ready")
-
-
-def failed_writers(text: str) -> tuple[list[str], int]:
-    """``(names of the failed ones, all)`` from vssadmin's list."""
-    parts = _WRITER.split(text)
-    names, states = parts[1::2], parts[2::2]
-    failed = [
-        f"{name} (state {state[1]})"
-        for name, rest in zip(names, states, strict=False)
-        if (state := _STATE.search(rest)) is not None and int(state[1]) in _FAILED
-    ]
-    return failed, len(names)
 
 
 def _line_of(text: str, word: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blocksync.snapshots.shadowing import SHADOWS_FOLDER
 from blocksync.snapshots.taking import Wishes, take
 
-__all__ = ["Wishes", "take"]
+__all__ = ["SHADOWS_FOLDER", "Wishes", "take"]

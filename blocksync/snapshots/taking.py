@@ -8,19 +8,21 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from blocksync.changes.base import Tracker
 from blocksync.errors import BlocksyncError, SnapshotError, UsageError
 from blocksync.snapshots.cleaning import clean
 from blocksync.snapshots.lvm import STILL_SECONDS, Taken, Taker
 from blocksync.snapshots.records import Records
+from blocksync.snapshots.shadowing import shadowed, speaks_of_windows
 from blocksync.snapshots.source import SnapshotSource
 from blocksync.snapshots.tracking import LiveTracker, device_tracker, snapshot_tracker
 from blocksync.snapshots.volumes import Volume, find_volume, installed, list_volumes
 from blocksync.sources import open_source
 from blocksync.sources.base import Source
 
-MODES = ("auto", "lvm", "none")
+MODES = ("auto", "lvm", "vss", "none")
 
 
 def _nobody(_message: str) -> None:
@@ -37,6 +39,7 @@ class Wishes:
         still_seconds: how long volumes of a group may be held back at most.
         say: gets what a person should know, a line each.
         records: where this process notes what it does.
+        shadows: folder of what is noted of shadow copies, which outlive a restart; None for none of them.
     """
 
     size: int | None = None
@@ -44,6 +47,7 @@ class Wishes:
     still_seconds: float = STILL_SECONDS
     say: Callable[[str], None] = _nobody
     records: Records = field(default_factory=Records)
+    shadows: Path | None = None
 
 
 @contextlib.contextmanager
@@ -52,9 +56,8 @@ def take(sources: Sequence[str], mode: str = "auto", wishes: Wishes | None = Non
 
     Args:
         sources: as a person names them.
-        mode: ``auto`` takes snapshots where it can and says where it could not; ``lvm`` insists;
-        ``none`` reads
-            what is there.
+        mode: ``auto`` takes snapshots where it can and says where it could not; ``lvm`` and ``vss`` insist on
+            theirs; ``none`` reads what is there.
         wishes: how.
 
     Raises:
@@ -65,6 +68,10 @@ def take(sources: Sequence[str], mode: str = "auto", wishes: Wishes | None = Non
     wishes = wishes or Wishes()
     if mode not in MODES:
         raise UsageError(f"there is no snapshot mode {mode}", remedy=f"one of {', '.join(MODES)}")
+    if mode == "vss" or (mode == "auto" and speaks_of_windows(sources)):
+        with shadowed(sources, wishes.shadows, insist=mode == "vss", say=wishes.say) as opened:
+            yield opened
+        return
     with contextlib.ExitStack() as exits:
         volumes = _volumes_of(sources, mode)
         transfer = secrets.token_hex(4)

@@ -27,7 +27,7 @@ FUNCTIONS = {
     "boot_test": "target, options=, *cancel=",
     "check": "options",
     "check_flattened": "target",
-    "clean_snapshots": "*kept=",
+    "clean_snapshots": "*kept=, *state_dir=",
     "copy": "source, target, options=, *cancel=",
     "default_state_dir": "",
     "delete_transfer": "which, state_dir=",
