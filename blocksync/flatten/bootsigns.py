@@ -26,6 +26,11 @@ class Sign:
     remedy: str
 
 
+def _wrapped(words: str) -> str:
+    """A pattern of words between whose characters a line may end."""
+    return r"\n?".join(r"\s" if character == " " else re.escape(character) for character in words)
+
+
 _REPAIR = "blocksync flatten --check TARGET names what is left; blocksync flatten --repair TARGET mends it"
 SIGNS = (
     Sign(verdict="login", pattern=re.compile(r"^[\w.-]{1,64} login: ?", re.MULTILINE), last=True, remedy=""),
@@ -37,7 +42,10 @@ SIGNS = (
     ),
     Sign(
         verdict="grub-rescue",
-        pattern=re.compile(r"grub rescue>|error: disk .{0,200} not found|error: no such device"),
+        # GRUB breaks its lines at 80 columns on a serial console, in the middle of a word too.
+        pattern=re.compile(
+            rf"grub rescue>|error: disk [\s\S]{{1,200}}?{_wrapped('not found')}|error: no such device"
+        ),
         last=True,
         remedy=f"GRUB looks for its files on the old volume: {_REPAIR}",
     ),

@@ -65,7 +65,7 @@ def find_changes(guest: Guest, aliases: AliasMap, *, skip: frozenset[str] = froz
             Change(rule="archive", path=path, before=content, after=None)
             for path, content in _contents(guest, [f"/{path}" for path in kept])
         ]
-    if changes and "relabel" not in skip and _labels(guest) and not guest.kind("/.autorelabel"):
+    if changes and "relabel" not in skip and needs_labels(guest):
         # Files that were written from outside carry no label that the system's policy gave.
         changes.append(Change(rule="relabel", path="/.autorelabel", before=None, after=b""))
     return changes
@@ -202,7 +202,10 @@ def _contents(guest: Guest, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]
                 yield "/" + "/".join(guest.resolve(path)), content
 
 
-def _labels(guest: Guest) -> bool:
+def needs_labels(guest: Guest) -> bool:
+    """Whether SELinux is on and nothing asks the next boot to label what was written from outside."""
+    if guest.kind("/.autorelabel"):
+        return False
     content = guest.read("/etc/selinux/config", MOST_CONFIGURATION_BYTES)
     if content is None:
         return False

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from blocksync.errors import FlattenError
 from blocksync.flatten.aliases import AliasMap
 from blocksync.flatten.bootloader import SEAL, bios_place, find_esp, grub_folder
-from blocksync.flatten.changes import found_files, kernel_words, misnamed_units
+from blocksync.flatten.changes import RECORD, found_files, kernel_words, misnamed_units, needs_labels
 from blocksync.flatten.initrd import InitrdFacts, read_initrd
 from blocksync.flatten.mounts import privately
 from blocksync.flatten.plan import Plan
@@ -152,6 +152,16 @@ def _stale_findings(guest: Guest) -> Iterator[Leftover]:
                 symptom="LVM, or the next grub-install, believes in the old machine's disks",
                 fatal=False,
             )
+    if guest.kind(RECORD) and needs_labels(guest):
+        # Whether it has booted and relabelled since cannot be seen from outside: told, and not fatal.
+        yield Leftover(
+            code="BS1149",
+            rule="relabel",
+            where="/.autorelabel",
+            names=(),
+            symptom="unless it has booted since: files that the repair wrote have no label, and SELinux may deny them",
+            fatal=False,
+        )
 
 
 def _boot_symptom(symptom: str, text: str, names: list[str]) -> str:

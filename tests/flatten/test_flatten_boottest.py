@@ -39,6 +39,16 @@ def test_each_end_of_a_boot_is_told_apart_with_a_remedy(verdict: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "broken_at", range(len("error: disk `"), len("error: disk `lvmid/aaa/bbb' not found.") + 1)
+)
+def test_a_line_that_the_console_wrapped_is_read_all_the_same(broken_at: int) -> None:
+    line = "error: disk `lvmid/aaa/bbb' not found."
+    found = judge(f"GRUB loading.\n{line[:broken_at]}\n{line[broken_at:]}\n")
+    assert found is not None
+    assert found[0].verdict == "grub-rescue"
+
+
+@pytest.mark.parametrize(
     "console",
     [
         "",

@@ -19,10 +19,12 @@ from blocksync.errors import (
     TargetRefusedError,
 )
 from blocksync.flatten.check import check_target
-from blocksync.flatten.mounts import privately
+from blocksync.flatten.mounts import mounted, privately
 from blocksync.flatten.rules import RULES
 from blocksync.flatten.system import assembled, look_at
+from blocksync.limits import Limits
 from blocksync.options import FlattenOptions, SendOptions
+from blocksync.results import Progress
 from tests.devices import need_root
 from tests.vm.systems import Lv, Recipe, disks_of
 from tests.vm.wire import flattened, receiving
@@ -297,17 +299,93 @@ def test_over_tls_with_verify_an_incremental_pass_and_a_restarted_receiver(
     assert {"vm.p1", "vm.p2", "vm.p3", "vm.p4"} <= slots
 
 
-def test_an_interrupted_transfer_is_resumed(disks: list[Path], tmp_path: Path) -> None:
+def test_an_interrupted_transfer_is_resumed_and_only_the_rest_is_sent(
+    disks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blocksync.engine.slot.CHECKPOINT_SECONDS", 0.2)
     target = tmp_path / "target.img"
     size = api.plan_flatten([str(disk) for disk in disks]).size
     stop = api.Cancel()
+    durable = 0
+
+    def watch(now: Progress) -> None:
+        nonlocal durable
+        if now.slot == "vm.p2" and now.durable and now.changed >= 2 * MIB and not stop.is_set():
+            durable = now.durable
+            stop.set()
+
     with receiving(target, tmp_path, create=size) as where:
-        stop.set()
-        with pytest.raises(InterruptedTransferError):
-            flattened(disks, where, tmp_path, cancel=stop)
+        with pytest.raises(InterruptedTransferError):  # slow enough to be met in the middle of the root's 3 MiB
+            flattened(disks, where, tmp_path, cancel=stop, progress=watch, limits=Limits(read=MIB // 2))
         done = flattened(disks, where, tmp_path)
+    root = next(outcome.result for outcome in done.group.disks if outcome.slot == "vm.p2")
+    assert root is not None
+    assert 0 < durable <= root.resumed < root.size
+    assert 0 < root.changed < 3 * MIB
     assert done.root == 2
     assert check_target(str(target)) == []
+
+
+def test_blocks_that_no_file_uses_are_not_read(tmp_path: Path) -> None:
+    need_root()
+    recipe = Recipe(
+        name="used",
+        boot_mib=16,
+        volumes=(
+            Lv(name="root", where="/", kind="ext4", mib=48),
+            Lv(name="home", where="/home", kind="xfs", mib=320),
+        ),
+    )
+    tree = copied("debian", "before", tmp_path / "tree")
+    (tree / "home").mkdir()
+    (tree / "etc/crypttab").unlink()
+    (tree / "etc/fstab").write_text("/dev/vg0/root / ext4 defaults 0 1\n/dev/vg0/home /home xfs defaults 0 2\n")
+    disks = disks_of(recipe, tree, tmp_path)
+    target = tmp_path / "target.img"
+    with receiving(target, tmp_path, create=api.plan_flatten([str(disk) for disk in disks]).size) as where:
+        done = flattened(disks, where, tmp_path, verify=True)
+    results = {outcome.slot: outcome.result for outcome in done.group.disks}
+    for slot, least in (("vm.p2", 0.5), ("vm.p3", 0.5)):
+        result = results[slot]
+        assert result is not None
+        assert result.unused > least * result.size
+        assert result.read + result.unused <= result.size
+    shown = look_at(str(target)).parts
+    assert [part.kind for part in shown] == ["ext4", "ext4", "xfs"]
+
+
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+def test_growth_reaches_xfs_and_btrfs_by_their_own_tools(kind: str, tmp_path: Path) -> None:
+    need_root()
+    recipe = Recipe(
+        name="grown", table="gpt", group="system", volumes=(Lv(name="root", where="/", kind=kind, mib=320),)
+    )
+    tree = copied("suse", "before", tmp_path / "tree")
+    options = "subvol=@" if kind == "btrfs" else "defaults"
+    (tree / "etc/fstab").write_text(f"/dev/system/root / {kind} {options} 0 0\n")
+    config = tree / "boot/grub2/grub.cfg"
+    config.write_text("".join(x for x in config.read_text().splitlines(keepends=True) if "lvmid/" not in x))
+    disks = disks_of(recipe, tree, tmp_path)
+    result = local(disks, tmp_path, grow=(("root", 448 * MIB),))
+    target = str(tmp_path / "target.img")
+    part = next(part for part in look_at(target).parts if part.kind == kind)
+    assert part.size == 448 * MIB
+    assert any(f"its {kind} was grown to {448 * MIB} bytes" in note for note in result.notes)
+
+    def total() -> int:
+        with mounted(part.place(target), read_only=True) as (_, folder):
+            seen = os.statvfs(folder)
+            return seen.f_blocks * seen.f_frsize
+
+    # XFS keeps its log for itself.
+    assert 448 * MIB - 64 * MIB <= privately(total) <= 448 * MIB
+    assert check_target(target) == []
+
+
+def test_growth_that_cannot_be_done_says_so(disks: list[Path], tmp_path: Path) -> None:
+    result = local(disks, tmp_path, grow=(("lv-swap", 16 * MIB),))
+    assert any("is not grown; the rest of it stays free" in note for note in result.notes)
+    assert check_target(str(tmp_path / "target.img")) == []
 
 
 def test_a_slot_is_a_whole_disk_or_divided_and_changes_only_by_consent(disks: list[Path], tmp_path: Path) -> None:

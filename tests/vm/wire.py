@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from blocksync import api
+from blocksync.limits import Limits
 from blocksync.options import FlattenOptions, ReceiveOptions, SendOptions, TargetSpec, TransferOptions
 from blocksync.results import FlattenResult, Listening
 
@@ -66,16 +68,19 @@ def flattened(
     verify: bool = False,
     replace: bool = False,
     cancel: api.Cancel | None = None,
+    limits: Limits | None = None,
+    **more: Any,
 ) -> FlattenResult:
-    """One pass of ``send --flatten`` to a receiver on loopback."""
+    """One pass of ``send --flatten`` to a receiver on loopback; ``more`` are fields of the options of the send."""
     options = SendOptions(
         to=f"127.0.0.1:{where.control_port}",
         code=where.code,  # looked at only where it is needed: each receiver here has another port
         state_dir=folder / "sender",
         replace=replace,
         retry_seconds=20,
+        **more,
     )
-    wanted = TransferOptions(send=options, verify=verify)
+    wanted = TransferOptions(send=options, verify=verify, limits=limits or Limits())
     names = [str(disk) for disk in disks]
     return api.transfer_flattened(names, wanted, flatten or FlattenOptions(), cancel=cancel)[1]
 
