@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from blocksync.engine import sender as sender_module
 from blocksync.engine import sending, standing
 from blocksync.engine.standing import Standing, Watch, WorkTime
 from blocksync.errors import NetworkError
+from blocksync.protocol.wire import HEADER_BYTES, Frame, FrameKind, decode_header
 from blocksync.results import Progress
 from blocksync.sources.memory import MemorySource
 from blocksync.transports.link import Link
@@ -47,6 +49,33 @@ class HeldLink(Link):
         self._link.close()
 
 
+class LyingLink(Link):
+    """Says in place of END that content follows, which never does: each end waits for the other."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._last: Frame | None = None
+
+    def send(self, *buffers: bytes | memoryview) -> None:
+        frame = decode_header(bytes(buffers[0][:HEADER_BYTES]))
+        if frame.kind is FrameKind.END:
+            assert self._last is not None
+            buffers = (dataclasses.replace(self._last, sequence=frame.sequence).encode(),)
+        elif frame.kind is FrameKind.DATA:
+            self._last = frame
+        self._link.send(*buffers)
+        self.bytes_sent = self._link.bytes_sent
+
+    def recv_into(self, view: memoryview) -> int:
+        return self._link.recv_into(view)
+
+    def abort(self) -> None:
+        self._link.abort()
+
+    def close(self) -> None:
+        self._link.close()
+
+
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(sender_module, "FIRST_BACKOFF_SECONDS", 0.001)
@@ -65,6 +94,14 @@ def test_a_connection_that_is_held_is_given_up_and_the_pass_goes_on(bench: Bench
     result = bench.send(source, tell=said.append)
     assert result.retries == 1
     assert "nothing passes" in next(each.message for each in said if each.stage == "waiting")
+    assert bench.content() == content
+
+
+def test_a_header_that_promises_more_than_follows_hangs_nobody(bench: Bench) -> None:
+    source, content = disk(4)
+    bench.wrap = LyingLink
+    result = bench.send(source)
+    assert result.retries == 1
     assert bench.content() == content
 
 

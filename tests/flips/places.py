@@ -12,6 +12,8 @@ from pathlib import Path
 
 from blocksync.errors import BlocksyncError, NetworkError
 from blocksync.manifest.folder import DurableFile
+from blocksync.manifest.format import RECORD
+from blocksync.manifest.journal import JournalReader
 from blocksync.protocol.wire import HEADER_BYTES
 from blocksync.trust.identity import Identity
 from blocksync.trust.tls import client_context, server_context
@@ -35,6 +37,7 @@ PLACES = (
 )
 # A connection's number in its HELLO: the receiver has no use for it.
 ORDINAL = range(HEADER_BYTES + 48, HEADER_BYTES + 50)
+PAGE_BYTES = 4096
 WEIGHTS = (30, 5, 15, 10, 10, 5, 10, 5, 5, 5)
 
 
@@ -54,6 +57,8 @@ class Base:
     """Bytes that go over the wire in the second pass and its verify, at least."""
     cut_state: dict[str, bytes]
     cut_target: bytes
+    cut_last: int
+    """Where the last record of the cut session's journal begins: no later one calls it durable."""
 
 
 @functools.cache
@@ -91,11 +96,18 @@ def base(number: int) -> Base:
         cut.send(new, cutting)
     cut.close()
     cut_state, cut_target = left[0]
-    return Base(old, new, state, copy, lengths, cut_state, cut_target)
+    return Base(old, new, state, copy, lengths, cut_state, cut_target, last_record(cut_state["journal"]))
 
 
 def files(folder: MemoryFolder) -> dict[str, bytes]:
     return {name: bytes(raw) for name, raw in folder.files.items()}
+
+
+def last_record(journal: bytes) -> int:
+    payload = b""
+    for record in JournalReader(MemoryFile(bytearray(journal))).records():
+        payload = record.payload
+    return len(journal) - len(payload) - RECORD.size
 
 
 def flipped(raw: bytes, bit: int) -> bytes:
@@ -184,8 +196,16 @@ def _wire(made: Base, where: str, chance: random.Random) -> str | None:
         how = "sent again"
     if where != "control" and how not in ("refused", "sent again"):
         raise Broken(f"bit {touch.bit} was {how}")
+    if pages := _strange_pages(made, world.content()):
+        raise Broken(f"bit {touch.bit} was {how}, and {pages} pages were written that no source had")
     _again(made, world)
     return how
+
+
+def _strange_pages(made: Base, content: bytes) -> int:
+    """Pages that are neither what was there nor what was sent: frames are refused before they are written."""
+    places = (slice(at, at + PAGE_BYTES) for at in range(0, len(content), PAGE_BYTES))
+    return sum(content[at] not in (made.old[at], made.new[at]) for at in places)
 
 
 def _session(world: World, source: bytes, touch: OnWire) -> str:
@@ -230,6 +250,9 @@ def _state(made: Base, place: str, chance: random.Random) -> str | None:
     state, content = (made.cut_state, made.cut_target) if place == "middle" else (made.state, made.old)
     given = dict(made.copy if place == "copy" else state)
     bit = chance.randrange(len(given[name]) * 8)
+    torn = place == "middle" and chance.random() < 0.5
+    if torn:
+        bit = made.cut_last * 8 + chance.randrange(RECORD.size * 8)
     given[name] = flipped(given[name], bit)
     watched = _WatchedFolder(given, name, bit // 8)
     try:
@@ -240,7 +263,9 @@ def _state(made: Base, place: str, chance: random.Random) -> str | None:
             if false_claims(MemoryFolder(given), content):
                 raise Broken(f"bit {bit} of the {name} makes a false claim")
             world = World(content, {}, made.copy, folder=watched)
-    except BlocksyncError:
+    except BlocksyncError as error:
+        if torn:
+            raise Broken(f"bit {bit} of the last record passes for a damaged middle") from error
         return "refused"
     how = _session(world, made.new, OnWire("", 0))
     if not watched.met:

@@ -11,6 +11,7 @@ from typing import Any
 from blocksync.control.service import Peer
 from blocksync.engine import landing as landing_module
 from blocksync.engine import slot as slot_module
+from blocksync.engine import standing as standing_module
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.inbound import read_frame
 from blocksync.engine.receiver import PeerPort, Receiver
@@ -38,6 +39,8 @@ PEER = Peer(fingerprint=bytes(32), name="sender")
 SLOT = "a"
 # A session that its sender gave up is not waited for: there is no network to be slow here.
 slot_module.ABANDONED_SECONDS = 0.0
+# Where a length lies each end waits for the other; nothing here takes that long otherwise.
+standing_module.HELD_SECONDS = 20.0
 # Small windows, so that a small disk leaves a journal with claims and intents in it.
 landing_module.WINDOW_BYTES = 2 * BLOCK
 landing_module.HELD_BYTES = 2 * BLOCK
