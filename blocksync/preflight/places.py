@@ -64,14 +64,14 @@ def readable(source: Source) -> Iterator[Finding]:
     unit = max(source.capabilities.alignment, SAMPLE_BYTES)
     import mmap
 
-    with mmap.mmap(-1, unit) as room, memoryview(room) as view:
-        for offset in sorted({0, source.size // 2 // unit * unit, max(0, source.size - unit) // unit * unit}):
-            with view[: min(unit, source.size - offset)] as part:
-                try:
-                    source.read_into(offset, part)
-                except BlocksyncError as error:
-                    yield found(findings.SOURCE_UNREADABLE, error.message, error.remedy)
-                    return
+    # Not closed here: a read that fails leaves views of it in its traceback.
+    view = memoryview(mmap.mmap(-1, unit))
+    for offset in sorted({0, source.size // 2 // unit * unit, max(0, source.size - unit) // unit * unit}):
+        try:
+            source.read_into(offset, view[: min(unit, source.size - offset)])
+        except BlocksyncError as error:
+            yield found(findings.SOURCE_UNREADABLE, error.message, error.remedy)
+            return
 
 
 def target_findings(path: str, state: Path) -> Iterator[Finding]:

@@ -184,15 +184,16 @@ class SourceReader:
         start = offset // unit * unit
         end = min(-(-(offset + length) // unit) * unit, self.size)
         pieces: list[bytes] = []
-        with mmap.mmap(-1, min(end - start, _PIECE_BYTES + unit)) as room:  # anonymous memory starts on a page
-            while start < end:
-                count = min(end - start, len(room) // unit * unit or len(room))
-                with memoryview(room) as whole, whole[:count] as view:
-                    self.source.read_into(start, view)
-                    first = max(offset - start, 0)
-                    last = min(offset + length - start, count)
-                    pieces.append(bytes(view[first:last]))
-                start += count
+        # Anonymous memory starts on a page. Not closed here: a read that fails leaves views of it in its traceback.
+        room = memoryview(mmap.mmap(-1, min(end - start, _PIECE_BYTES + unit)))
+        while start < end:
+            count = min(end - start, len(room) // unit * unit or len(room))
+            view = room[:count]
+            self.source.read_into(start, view)
+            first = max(offset - start, 0)
+            last = min(offset + length - start, count)
+            pieces.append(bytes(view[first:last]))
+            start += count
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
