@@ -1,10 +1,13 @@
 """Everything in one command: measures, keeps the figures as JSON, draws plots, and puts the tables into README.md.
 
-    python -m benchmarks.run [--quick] [--only PART …] [--folder /dev/shm] [--results DIR] [--readme]
+    python -m benchmarks.run [--quick] [--only PART …] [--keep] [--folder /dev/shm] [--results DIR]
+        [--readme]
 
-The parts are compare, start, links, device, processor, growth, opening and micro. ``--quick`` is over in less than ten
-minutes on two cores; a full run takes about half an hour. Figures are medians of interleaved runs; where other work
-disturbs the machine, the ratios and the processor seconds still say something, the seconds do not.
+The parts are compare, start, links, device, processor, growth, scale, opening and micro. ``--quick`` is over in less
+than ten minutes on two cores; a full run takes about half an hour, or goes in pieces: ``--only PART --keep`` leaves the
+last run's other parts as they are, each with the commit at which it was measured. Figures are medians of interleaved
+runs; where other work disturbs the machine, the ratios and the processor seconds still say something, the seconds do
+not.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, growth, links, opening
+from benchmarks import compare, growth, links, opening, scale
 from benchmarks.data import MIB, make_disk
 from benchmarks.device import measure as measure_device
 from benchmarks.device import table as device_table
@@ -133,6 +136,11 @@ def run_opening(_folder: Path, *, quick: bool) -> dict[str, Any]:
     return opening.measure(Path(tempfile.gettempdir()), quick=quick)
 
 
+def run_scale(folder: Path, *, quick: bool) -> list[dict[str, Any]]:
+    counts, size = ((1, 8), 16 * MIB) if quick else ((1, 8, 32), 64 * MIB)
+    return [scale.measure(folder, count, size) for count in counts]
+
+
 def run_micro(folder: Path, *, quick: bool) -> list[dict[str, Any]]:
     report = folder / f"blocksync-micro-{os.getpid()}.json"
     words = [
@@ -166,6 +174,7 @@ PARTS: dict[str, tuple[str, Callable[..., Any], Callable[[Any], list[str]]]] = {
     "device": ("A device, read directly", measure_device, device_table),
     "processor": ("Processor", run_processor, processor_lines),
     "growth": ("Growth", growth.measure, growth.table),
+    "scale": ("Many senders to one receiver", run_scale, scale.table),
     "opening": ("Opening", run_opening, opening.table),
     "micro": ("Kernels", run_micro, micro_lines),
 }
@@ -181,7 +190,18 @@ def page(found: dict[str, Any]) -> list[str]:
     for name, (title, _, lines_of) in PARTS.items():
         if name in found["parts"]:
             lines += ["", f"### {title}", "", *lines_of(found["parts"][name])]
+            commit = found["commits"][name]
+            if commit != machine["commit"]:
+                lines += ["", f"Measured at {commit}."]
     return lines
+
+
+def kept(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The parts of the run that is there, and the commit at which each was measured."""
+    if not path.exists():
+        return {}, {}
+    last = json.loads(path.read_text())
+    return last["parts"], last.get("commits") or dict.fromkeys(last["parts"], last["machine"]["commit"])
 
 
 def plot(found: dict[str, Any], folder: Path) -> None:
@@ -204,23 +224,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--keep", action="store_true", help="leave the last run's other parts as they are")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--readme", action="store_true", help="put the tables into benchmarks/README.md")
     wanted = parser.parse_args()
+    report = wanted.results / ("quick.json" if wanted.quick else "full.json")
+    parts, commits = kept(report) if wanted.keep else ({}, {})
     found: dict[str, Any] = {
         "machine": compare.machine(),
         "load": os.getloadavg()[0],
         "quick": wanted.quick,
-        "parts": {},
+        "commits": commits,
+        "parts": parts,
     }
     began = time.monotonic()
     for name in wanted.only:
         print(f"== {name} ({time.monotonic() - began:.0f} s)", file=sys.stderr)
-        found["parts"][name] = PARTS[name][1](wanted.folder, quick=wanted.quick)
+        parts[name] = PARTS[name][1](wanted.folder, quick=wanted.quick)
+        commits[name] = found["machine"]["commit"]
     wanted.results.mkdir(exist_ok=True)
-    name = "quick" if wanted.quick else "full"
-    (wanted.results / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    report.write_text(json.dumps(found, indent=1) + "\n")
     plot(found, wanted.results)
     lines = page(found)
     print("\n".join(lines))
