@@ -39,7 +39,7 @@ def send(source: str | Source, options: SendOptions, *, cancel: Cancel | None = 
     from blocksync.engine.sender import Sender
 
     token = cancel or Cancel()
-    with reached(options) as reach, sent([source], options) as (disk,):
+    with reached(options, token) as reach, sent([source], options) as (disk,):
         look_first([disk], reach, options)
         with reach.route(options.slot) as route:
             try:
@@ -67,7 +67,7 @@ def send_disks(disks: Sequence[DiskSpec], options: SendOptions, *, cancel: Cance
 
     token = cancel or Cancel()
     names = [disk.source for disk in disks]
-    with reached(options) as reach, sent(names, options) as sources:
+    with reached(options, token) as reach, sent(names, options) as sources:
         look_first(sources, reach, options)
         offered = reach.slots_patiently([disk.slot for disk in disks], options, token)
         slots = match_slots([(disk.source, disk.slot) for disk in disks], offered)
@@ -101,7 +101,7 @@ def transfer(
     with contextlib.ExitStack() as exits:
         # A source that cannot be opened is told before anybody is asked for a pairing code.
         with opened_together(names, rescue=rescue) as sources:
-            reach = exits.enter_context(reached(options.send))
+            reach = exits.enter_context(reached(options.send, token))
             look_first(sources, reach, options.send)
         offered = reach.slots_patiently([disk.slot for disk in disks], options.send, token)
         slots = match_slots([(disk.source, disk.slot) for disk in disks], offered)
@@ -135,7 +135,7 @@ def transfer_flattened(
     rescue = options.send.rescue
     with contextlib.ExitStack() as exits:
         with opened_together(sources, rescue=rescue) as disks:
-            reach = exits.enter_context(reached(options.send))
+            reach = exits.enter_context(reached(options.send, cancel))
             look_first(disks, reach, options.send)
         return worked(
             lambda: opened_together(sources, rescue=rescue),
@@ -194,7 +194,7 @@ def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | Non
     from blocksync.engine.verify import Verifier
 
     token = cancel or Cancel()
-    with opened(source) as disk, reached(options) as reach:
+    with opened(source) as disk, reached(options, token) as reach:
         try:
             return Verifier(
                 disk,

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from blocksync.engine.statedir import prepare
+from blocksync.errors import NetworkError
 from blocksync.estimate.results import EstimateOptions
 from blocksync.options import SendOptions, VerifyOptions
 from blocksync.results import Progress
 from blocksync.sources.base import Source
 
 if TYPE_CHECKING:
+    from blocksync.engine.cancel import Cancel
     from blocksync.engine.reach import Reach
 
 
@@ -67,10 +69,18 @@ def sent(sources: Sequence[str | Source], options: SendOptions) -> Iterator[list
 
 
 @contextlib.contextmanager
-def reached(options: SendOptions | VerifyOptions | EstimateOptions) -> Iterator[Reach]:
+def reached(
+    options: SendOptions | VerifyOptions | EstimateOptions, cancel: Cancel | None = None
+) -> Iterator[Reach]:
     from blocksync.engine.reach import Reach as Reached
 
-    reach = Reached(prepare(options.state_dir), options.to, options.code, options.ask_code)
+    try:
+        reach = Reached(prepare(options.state_dir), options.to, options.code, options.ask_code)
+    except NetworkError as error:
+        # Whoever stopped a pairing that nobody answers is told that it was stopped.
+        if cancel is not None:
+            cancel.check(error)
+        raise
     try:
         yield reach
     finally:

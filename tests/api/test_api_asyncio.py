@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -23,12 +24,14 @@ from blocksync.api import (
 )
 from blocksync.errors import (
     InterruptedTransferError,
+    NetworkError,
     PeerError,
     StateDamagedError,
     TargetRefusedError,
     TrustError,
 )
 from blocksync.sources.memory import MemorySource
+from blocksync.trust.codes import PairingCode
 from tests.story.story_processes import MIB, change_pages, sample_disk, sha256
 
 SIZE = 96 * MIB
@@ -150,6 +153,30 @@ def test_copy_refuses_resumes_and_repeats_as_send_does(tmp_path: Path) -> None:
     with pytest.raises(TargetRefusedError, match="not empty"):
         api.copy(str(disk), str(other), CopyOptions(state_dir=tmp_path / "state"))
     assert sha256(other) == sha256(sample_disk(tmp_path / "same.img", 32 * MIB, seed=15))
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_pairing_that_was_stopped_is_told_as_stopped(tmp_path: Path, stopped: bool) -> None:
+    cancel = Cancel()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def silent() -> None:
+            met, _ = listening.accept()
+            if stopped:
+                cancel.set()
+            met.close()
+
+        thread = threading.Thread(target=silent)
+        thread.start()
+        options = SendOptions(
+            to=f"127.0.0.1:{listening.getsockname()[1]}",
+            code=PairingCode.make(bytes(32)).text,
+            state_dir=tmp_path,
+            snapshot="none",
+        )
+        with pytest.raises(InterruptedTransferError if stopped else NetworkError):
+            api.send(MemorySource(MIB), options, cancel=cancel)
+        thread.join()
 
 
 def test_damaged_state_is_told_and_rebuilt_from_the_target(tmp_path: Path) -> None:
