@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -125,6 +126,8 @@ def _spread(work: Callable[[Bench, Tally, int], None], workers: int, *, device: 
 
 def _work(work: Callable[[Bench, Tally, int], None], folder: Path, worker: int, *, device: bool) -> None:
     tally = Tally()
+    # Told to stop, it puts away what it has set up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.ExitStack() as exits:
             target = None

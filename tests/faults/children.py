@@ -5,6 +5,7 @@ third of a second. What they do from there on is what the command does; ``strace
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -19,6 +20,7 @@ from tests.faults import injector
 from tests.faults.injector import Arm
 
 WAIT_SECONDS = 90.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MODULES = (
     "aiohttp", "uvloop", "blake3", "zstandard", "rich.progress", "blocksync.api", "blocksync.cli.session",
     "blocksync.cli.program", "blocksync.cli.receiving", "blocksync.cli.sending", "blocksync.cli.verifying",
@@ -30,6 +32,11 @@ MODULES = (
 
 class Broken(AssertionError):
     """A promise was broken."""
+
+
+def die_with_parent() -> None:
+    """From now on this process ends when the one that forked it does, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def import_all() -> None:
@@ -71,6 +78,8 @@ class Child:
         code = 70
         try:
             os.setsid()
+            die_with_parent()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             for number, path in ((1, self._out), (2, self._err)):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

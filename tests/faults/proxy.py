@@ -19,6 +19,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tests.faults.children import die_with_parent
+
 PIECE_BYTES = 65536
 DIRECTIONS = ("up", "down")
 ACTIONS = ("cut", "reset", "stall", "dribble")
@@ -116,6 +118,7 @@ class Proxy:
         self._pid = os.fork()
         if not self._pid:
             try:
+                die_with_parent()
                 self._told.close()
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 _Serving(listeners, far, theirs).run()
