@@ -164,7 +164,7 @@ _SYMPTOMS = {  # the words of the facts, as each of these systems writes them
     "resume=": "Gave up waiting for suspend/resume device",
     "grub.cfg": "does not exist",
     "loader": "Booting from Hard Disk",
-    "prefix": "grub rescue>",
+    "prefix": "error: disk `lvmid/",
     "rd.lvm=0": "dracut-initqueue",
 }
 
