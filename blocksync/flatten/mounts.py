@@ -14,6 +14,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from blocksync.flatten.tree import FolderTree
 _CLONE_NEWNS = 0x00020000
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
 _MOUNT_SECONDS = 300  # a journal is replayed
+_LOOP_LOOKS, _LOOP_NAP_SECONDS = 100, 0.05  # five seconds: who looks at all loop devices is done in far less
 _GUARDS = "nosuid,nodev,noexec"
 # xfs: the source may be attached to this machine, with the same UUID.
 _KIND_OPTIONS = {"xfs": ",nouuid"}
@@ -122,9 +124,31 @@ def mounted(place: Place, *, read_only: bool, options: str = "") -> Iterator[tup
                 tree.close()
         finally:
             run_tool(["umount", folder], GuestMountError)
+            _wait_for_loop(place)
     finally:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
+
+
+def _wait_for_loop(place: Place) -> None:
+    """Wait until the mount's loop device is gone, so that the next to open the target does not find it in use.
+
+    The kernel frees it when the last who has it open closes it, and that may be somebody's ``losetup``, which looks
+    at all of them. One that stays is left: whoever opens the target is told of it.
+    """
+    path = os.path.realpath(place.path)
+    for _ in range(_LOOP_LOOKS):
+        if not any(_is_of(loop, path, place.offset) for loop in Path("/sys/block").glob("loop*/loop")):
+            return
+        time.sleep(_LOOP_NAP_SECONDS)
+
+
+def _is_of(loop: Path, path: str, offset: int) -> bool:
+    try:
+        said = [(loop / name).read_text().rstrip("\n") for name in ("backing_file", "offset", "autoclear")]
+    except OSError:
+        return False  # it went while we looked
+    return said == [path, str(offset), "1"]
 
 
 def run_tool(words: list[str], failure: type[GuestMountError], *, seconds: float = _MOUNT_SECONDS) -> str:

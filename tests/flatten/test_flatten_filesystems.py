@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from blocksync.errors import GuestFileError
 from blocksync.flatten.changes import apply_changes, find_changes
 from blocksync.flatten.debugfs import ExtTree
 from blocksync.flatten.fat import FatTree
+from blocksync.flatten.mounts import Place, mounted, privately
 from blocksync.flatten.tree import FolderTree, Guest, Tree
+from tests.devices import need_root
 
 MIB = 1 << 20
 KINDS = ("folder", "ext4", "fat")
@@ -75,6 +78,27 @@ def test_what_is_written_is_read_back_listed_and_removed(tree: Tree) -> None:
     tree.remove(("EFI", "BOOT", "grub.cfg"))
     assert tree.kind(("EFI", "BOOT", "grub.cfg")) == ""
     tree.sync()
+
+
+def test_a_target_is_free_when_its_mount_ends_though_somebody_looked_at_the_loop_device(tmp_path: Path) -> None:
+    need_root()
+    image = disk_with(tmp_path / "disk.img", ["mkfs.ext4", "-q", "-F"])
+    place = Place(path=str(image), offset=MIB, size=40 * MIB, kind="ext4")
+
+    def loops() -> list[str]:
+        words = ["losetup", "--noheadings", "--output", "NAME", "-j", str(image)]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+
+    def work() -> list[str]:
+        with mounted(place, read_only=True):
+            looking = os.open(loops()[0], os.O_RDONLY)
+            looked = threading.Timer(1.0, os.close, [looking])
+            looked.start()
+        left = loops()
+        looked.join()
+        return left
+
+    assert privately(work) == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "ext4"])
