@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -101,6 +100,25 @@ def loops_over(status: os.stat_result) -> list[tuple[str, int]]:
     return found
 
 
+def _directly_below(number: int) -> list[int]:
+    """The device numbers of a partition's disk, and of what a mapping is made of."""
+    at = sys_path(number).resolve()
+    found = [number_of(at.parent)] if (at / "partition").exists() else []
+    slaves = at / "slaves"
+    if slaves.is_dir():
+        found.extend(number_of(slave.resolve()) for slave in slaves.iterdir())
+    return found
+
+
+def _backing(number: int) -> os.stat_result | None:
+    """The file or device below a loop device."""
+    backing = text_of(sys_path(number) / "loop" / "backing_file")
+    try:
+        return os.stat(backing) if backing else None
+    except OSError:
+        return None
+
+
 def below(number: int) -> set[int]:
     """The device numbers that a device stands on: its whole disk, its slaves, the filesystem of its backing file."""
     found: set[int] = set()
@@ -110,19 +128,10 @@ def below(number: int) -> set[int]:
         if each in found or not each:
             continue
         found.add(each)
-        at = sys_path(each).resolve()
-        if (at / "partition").exists():
-            waiting.append(number_of(at.parent))
-        slaves = at / "slaves"
-        if slaves.is_dir():
-            waiting.extend(number_of(slave.resolve()) for slave in slaves.iterdir())
-        backing = text_of(at / "loop" / "backing_file")
-        if backing:
-            try:
-                status = os.stat(backing)
-            except OSError:
-                continue
-            waiting.extend((status.st_dev, status.st_rdev))
+        waiting.extend(_directly_below(each))
+        backing = _backing(each)
+        if backing is not None:
+            waiting.extend((backing.st_dev, backing.st_rdev))
     return found
 
 
@@ -160,12 +169,8 @@ def _itself(status: os.stat_result) -> set[tuple[int, int]]:
     """A device by its number, a file by its filesystem and inode; of a loop device its backing file too."""
     if not status.st_rdev:
         return {(status.st_dev, status.st_ino)}
-    found = {(0, status.st_rdev)}
-    backing = text_of(sys_path(status.st_rdev) / "loop" / "backing_file")
-    if backing:
-        with contextlib.suppress(OSError):
-            found |= _itself(os.stat(backing))
-    return found
+    backing = _backing(status.st_rdev)
+    return {(0, status.st_rdev)} | (set() if backing is None else _itself(backing))
 
 
 def _layers(status: os.stat_result) -> set[tuple[int, int]]:
@@ -178,16 +183,10 @@ def _layers(status: os.stat_result) -> set[tuple[int, int]]:
             continue
         found.add(each)
         filesystem, number = each
-        if filesystem:
+        if filesystem or not number:
             continue
-        at = sys_path(number).resolve()
-        under = [at.parent] if (at / "partition").exists() else []
-        if (at / "slaves").is_dir():
-            under.extend(slave.resolve() for slave in (at / "slaves").iterdir())
-        for lower in under:
-            waiting.add((0, number_of(lower)))
-        backing = text_of(at / "loop" / "backing_file")
-        if backing:
-            with contextlib.suppress(OSError):
-                waiting |= _itself(os.stat(backing))
+        waiting |= {(0, lower) for lower in _directly_below(number)}
+        backing = _backing(number)
+        if backing is not None:
+            waiting |= _itself(backing)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -102,35 +102,21 @@ class Transfer:
         return result
 
 
-def test_a_dead_link_is_noticed_and_the_transfer_resumes(world: World, link: Link, tmp_path: Path) -> None:
+FAULTS: dict[str, Callable[[Link, bool], None]] = {
+    "every packet is lost": lambda link, fails: link.carry(works=not fails),
+    "the receiver's packets are lost": lambda link, fails: link.answer(works=not fails),
+    "large packets are lost": lambda link, fails: link.swallow_large(fails),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_link_that_fails_is_noticed_and_the_transfer_resumes(
+    world: World, link: Link, tmp_path: Path, fault: str
+) -> None:
     transfer = Transfer(world, link, tmp_path, seed=33)
-    link.carry(works=False)
+    FAULTS[fault](link, True)
     assert transfer.waits()
-    link.carry(works=True)
-    result = transfer.finishes()
-    assert result["retries"] >= 1
-    assert result["resumed"] > 0
-
-
-def test_a_receiver_whose_answers_vanish_is_given_up_and_the_transfer_resumes(
-    world: World, link: Link, tmp_path: Path
-) -> None:
-    transfer = Transfer(world, link, tmp_path, seed=34)
-    link.answer(works=False)
-    assert transfer.waits()
-    link.answer(works=True)
-    result = transfer.finishes()
-    assert result["retries"] >= 1
-    assert result["resumed"] > 0
-
-
-def test_a_way_that_swallows_large_packets_from_now_on_is_noticed_and_the_transfer_resumes(
-    world: World, link: Link, tmp_path: Path
-) -> None:
-    transfer = Transfer(world, link, tmp_path, seed=35)
-    link.swallow_large(True)
-    assert transfer.waits()
-    link.swallow_large(False)
+    FAULTS[fault](link, False)
     result = transfer.finishes()
     assert result["retries"] >= 1
     assert result["resumed"] > 0
