@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 TEMPORARY_FILE = "manifest.new"
 _ENTRIES_AT_ONCE = 4096
 _STATES = bytes(SegmentState)
+# 255 for a state whose entry may not count claims, 0 for one whose entry does.
+_COUNTLESS = bytes(0 if state == SegmentState.STORED else 255 for state in range(256))
 
 
 class ManifestFile:
@@ -42,6 +44,8 @@ class ManifestFile:
             # A checksum that holds proves who wrote, not what: nobody else may find a state that there is not.
             if self._table[:: ENTRY.size].translate(None, _STATES):
                 raise StateDamagedError("the manifest's segment table names a state that there is not")
+            if self._miscounted():
+                raise StateDamagedError("the manifest's segment table counts claims where its state says them")
         except BaseException:
             file.close()
             raise
@@ -50,6 +54,12 @@ class ManifestFile:
         """One byte a segment."""
         # The state is the entry's first byte.
         return self._table[:: ENTRY.size]
+
+    def _miscounted(self) -> bool:
+        """Whether an entry that is not STORED counts claims; all entries at once, a large disk has many."""
+        countless = int.from_bytes(self.states().translate(_COUNTLESS), "little")
+        columns = (self._table[1 + place :: ENTRY.size] for place in range(3))
+        return any(int.from_bytes(column, "little") & countless for column in columns)
 
     def digest(self, index: int) -> bytes:
         return self._table[(index + 1) * ENTRY.size - 16 : (index + 1) * ENTRY.size]

@@ -6,6 +6,7 @@ import random
 import tracemalloc
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifest_claims import KEY, KIND
 
+from blocksync.errors import StateDamagedError
 from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
 from blocksync.kernels import fold
 from blocksync.manifest.cache import ManifestCopy
@@ -151,3 +153,37 @@ def claim_each(known: BlockMap, blocks: set[int]) -> None:
 def at_once(known: BlockMap) -> bool:
     each = b"".join(known.segment_digest(index) for index in range(SMALL.segment_count))
     return known.segment_digests() == each
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("state", list(SegmentState))
+def test_a_table_that_counts_other_claims_than_its_segments_have_is_refused(
+    tmp_path: Path, state: SegmentState, place: int
+) -> None:
+    """With checksums that hold: the sums over the table are then wrong, and so is what they say of a transfer."""
+    disk = Geometry(3 * 256 * MIB)
+    at = HEADER_BYTES + int(state) * ENTRY.size + 1 + place
+    with OsFolder(tmp_path / "slot") as folder:
+        store = SlotStore.create(folder, disk, KIND, source_identity="disk", key=KEY)
+        store.begin_epoch("peer", "disk")
+        store.claim_zero(disk.segment_blocks, disk.segment_blocks)
+        store.claim_zero(2 * disk.segment_blocks, 7)
+        store.commit(store.map.root(), "mark")
+        store.close()
+        content = bytearray((tmp_path / "slot" / MANIFEST_FILE).read_bytes())
+        assert [content[HEADER_BYTES + ENTRY.size * index] for index in range(3)] == list(SegmentState)
+        content[at] ^= 1
+        table = zlib.crc32(content[HEADER_BYTES : HEADER_BYTES + 3 * ENTRY.size])
+        head = replace(Header.decode(bytes(content[:HEADER_BYTES])), table_checksum=table)
+        (tmp_path / "slot" / MANIFEST_FILE).write_bytes(head.encode() + content[HEADER_BYTES:])
+        with pytest.raises(StateDamagedError, match="counts"):
+            use_all_claims(folder)
+
+
+def use_all_claims(folder: OsFolder) -> None:
+    loaded = SlotStore.load_or_none(folder)
+    assert loaded is not None
+    try:
+        list(loaded.map.claimed_runs())
+    finally:
+        loaded.close()
