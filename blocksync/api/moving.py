@@ -98,6 +98,7 @@ def transfer(
     token = cancel or Cancel()
     names = [disk.source for disk in disks]
     rescue = options.send.rescue
+    token = cancel or Cancel()
     with contextlib.ExitStack() as exits:
         # A source that cannot be opened is told before anybody is asked for a pairing code.
         with opened_together(names, rescue=rescue) as sources:
@@ -133,9 +134,10 @@ def transfer_flattened(
     from blocksync.flatten.sending import transfer_flattened as worked
 
     rescue = options.send.rescue
+    token = cancel or Cancel()
     with contextlib.ExitStack() as exits:
         with opened_together(sources, rescue=rescue) as disks:
-            reach = exits.enter_context(reached(options.send, cancel))
+            reach = exits.enter_context(reached(options.send, token))
             look_first(disks, reach, options.send)
         return worked(
             lambda: opened_together(sources, rescue=rescue),
@@ -143,7 +145,7 @@ def transfer_flattened(
             reach,
             options,
             flatten,
-            cancel or Cancel(),
+            token,
             still=lambda paths: sent(paths, dataclasses.replace(options.send, snapshot="none")),
             moving=lambda paths: sent(paths, options.send),
         )

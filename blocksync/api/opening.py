@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from blocksync.engine.statedir import prepare
-from blocksync.errors import NetworkError
 from blocksync.estimate.results import EstimateOptions
 from blocksync.options import SendOptions, VerifyOptions
 from blocksync.results import Progress
@@ -69,18 +68,10 @@ def sent(sources: Sequence[str | Source], options: SendOptions) -> Iterator[list
 
 
 @contextlib.contextmanager
-def reached(
-    options: SendOptions | VerifyOptions | EstimateOptions, cancel: Cancel | None = None
-) -> Iterator[Reach]:
+def reached(options: SendOptions | VerifyOptions | EstimateOptions, cancel: Cancel) -> Iterator[Reach]:
     from blocksync.engine.reach import Reach as Reached
 
-    try:
-        reach = Reached(prepare(options.state_dir), options.to, options.code, options.ask_code)
-    except NetworkError as error:
-        # Whoever stopped a pairing that nobody answers is told that it was stopped.
-        if cancel is not None:
-            cancel.check(error)
-        raise
+    reach = Reached(prepare(options.state_dir), options.to, options.code, options.ask_code, cancel=cancel)
     try:
         yield reach
     finally:

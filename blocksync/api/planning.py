@@ -72,7 +72,7 @@ def estimate(
     token = cancel or Cancel()
     with contextlib.ExitStack() as exits:
         disk = exits.enter_context(opened(source))
-        reach = exits.enter_context(reached(wanted)) if wanted.to else None
+        reach = exits.enter_context(reached(wanted, token)) if wanted.to else None
         try:
             return Estimator(disk, reach, wanted, token).run()
         except TrustError as error:

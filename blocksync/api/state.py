@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import prepare
 from blocksync.limits import Limits
 from blocksync.results import Progress
@@ -174,20 +175,28 @@ def manifests(state_dir: Path | None = None) -> list[ManifestInfo]:
 
 
 def rebuild(
-    slot: str, target: str, state_dir: Path | None = None, *, progress: Callable[[Progress], None] | None = None
+    slot: str,
+    target: str,
+    state_dir: Path | None = None,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: Cancel | None = None,
 ) -> ManifestInfo:
     """Make a slot's manifest anew by reading its target, when its state was damaged or lost.
 
     Args:
         slot: its name.
         target: the target's path.
+        progress: told how far it is, from this thread.
+        cancel: stops it after the chunk that is being read; the same call begins anew.
 
     Raises:
+        InterruptedTransferError: it was cancelled.
         BlocksyncError: the target or the state cannot be used.
     """
     from blocksync.engine.inventory import rebuild_slot
 
-    return ManifestInfo(**rebuild_slot(prepare(state_dir), slot, target, progress))
+    return ManifestInfo(**rebuild_slot(prepare(state_dir), slot, target, progress, cancel or Cancel()))
 
 
 def clean_snapshots(*, kept: bool = False, state_dir: Path | None = None) -> list[str]:

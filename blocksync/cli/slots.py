@@ -91,8 +91,8 @@ def rebuild(session: Session, slot: str, target: str, state_dir: Path | None) ->
     """
     from blocksync import api
 
-    with showing(session.output) as display:
-        info = api.rebuild(slot, target, state_dir, progress=display)
+    with session.cancellable() as cancel, showing(session.output) as display:
+        info = api.rebuild(slot, target, state_dir, progress=display, cancel=cancel)
     session.output.result({"command": "manifest rebuild", **dataclasses.asdict(info)}, "rebuilt", *_facts(info))
     return 0
 

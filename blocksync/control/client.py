@@ -11,8 +11,6 @@ import errno
 import http
 import http.client
 import json
-import secrets
-import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -38,10 +36,8 @@ from blocksync.protocol.messages import (
     VerifyRequest,
 )
 from blocksync.protocol.sender import error_by_code
-from blocksync.trust.codes import PairingCode
 from blocksync.trust.identity import Identity
-from blocksync.trust.pairing import PairingReply, check_reply, make_request
-from blocksync.trust.tls import client_context, from_tls_error, peer_fingerprint
+from blocksync.trust.tls import client_context, from_tls_error
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 15.0
@@ -180,14 +176,14 @@ class HttpControl(ControlPort):
     def _bytes(self, method: str, path: str, body: dict[str, Any] | None, seconds: float, most: int) -> bytes:
         with self._connected() as connection:
             answer = self._ask(connection, method, path, body, seconds)
-            return _whole(connection, answer, most)
+            return whole(connection, answer, most)
 
     def _ask(
         self, connection: Connection, method: str, path: str, body: dict[str, Any] | None, seconds: float
     ) -> http.client.HTTPResponse:
         answer = connection.ask(method, path, None if body is None else json.dumps(body).encode(), seconds)
         if answer.status != http.HTTPStatus.OK:
-            raise _refusal(_whole(connection, answer, MAX_MESSAGE_BYTES))
+            raise refusal(whole(connection, answer, MAX_MESSAGE_BYTES))
         return answer
 
     @contextlib.contextmanager
@@ -249,7 +245,13 @@ def _dropped(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED)
 
 
-def _whole(connection: Connection, answer: http.client.HTTPResponse, most: int) -> bytes:
+def whole(connection: Connection, answer: http.client.HTTPResponse, most: int) -> bytes:
+    """The body of an answer, at most so many bytes.
+
+    Raises:
+        ProtocolError: it is longer.
+        OSError, http.client.HTTPException: it broke off.
+    """
     body = bytearray()
     while part := answer.read1(PART_BYTES):
         body += part
@@ -259,64 +261,8 @@ def _whole(connection: Connection, answer: http.client.HTTPResponse, most: int) 
     return bytes(body)
 
 
-def pair(host: str, port: int, code: PairingCode, identity: Identity, *, name: str) -> tuple[bytes, str]:
-    """Make first contact with a receiver.
-
-    Nothing is sent before its certificate matched the code.
-
-    Returns:
-        the receiver's whole fingerprint and its name.
-
-    Raises:
-        TrustError: the code is not this receiver's, wrong, expired or used up.
-        NetworkError: nobody answers.
-    """
-    doing = f"cannot pair with {host}:{port}"
-    context = client_context(None, pin=code.pin)
-    try:
-        plain = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
-    except OSError as error:
-        raise from_os_error(error, NetworkError, f"the control port {host}:{port} cannot be reached") from error
-    try:
-        with plain, context.wrap_socket(plain) as secure:
-            fingerprint = peer_fingerprint(secure)
-            if fingerprint is None:
-                raise TrustError("the receiver showed no certificate")
-            request = make_request(code, identity, receiver=fingerprint, nonce=secrets.token_bytes(32), name=name)
-            raw = _post(secure, host, request.to_json())
-    except ssl.SSLError as error:
-        raise from_tls_error(error, doing) from error
-    except OSError as error:
-        raise from_os_error(error, NetworkError, doing) from error
-    reply = PairingReply.from_json(raw)
-    check_reply(code, request, reply, receiver=fingerprint)
-    return fingerprint, reply.name
-
-
-def _post(secure: ssl.SSLSocket, host: str, body: dict[str, object]) -> object:
-    """One POST over a connection whose peer was just proven: http.client takes the socket as it is."""
-    connection = http.client.HTTPConnection(host)
-    connection.sock = secure
-    try:
-        connection.request("POST", "/v1/pair", json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        raw = answer.read(MAX_MESSAGE_BYTES)
-        if answer.length and len(raw) < MAX_MESSAGE_BYTES:
-            raise http.client.IncompleteRead(raw, answer.length)
-    except (ConnectionError, http.client.IncompleteRead) as error:
-        # A receiver that goes away in the middle shows as an odd kind of HTTP, too.
-        raise NetworkError("the receiver went away while it paired: the answer broke off") from error
-    except http.client.HTTPException as error:
-        raise ProtocolError(f"the receiver's control port does not speak HTTP: {type(error).__name__}") from error
-    if answer.status != 200:
-        raise _refusal(raw)
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError("the receiver's answer is no JSON") from error
-
-
-def _refusal(raw: bytes) -> BlocksyncError:
+def refusal(raw: bytes) -> BlocksyncError:
+    """What the body of an answer other than OK says."""
     try:
         said = json.loads(raw)
     except (ValueError, RecursionError):

@@ -4,19 +4,19 @@ The standard library's HTTP client does the parsing: it is imported in a tenth o
 a sender says little enough here. What it lacks is added beneath it. It counts its timeout anew for each packet, so
 that a peer that dribbles would hold a caller for ever, and it does not let another thread end a call. So it is given
 something that looks like a socket, whose every call gets what is left until the deadline, and which
-:meth:`Connection.abort` shuts down.
+:meth:`Connection.abort` shuts down, as it does while it is being opened.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import io
-import socket
 import ssl
-import threading
 import time
 from typing import Any
+
+from blocksync.transports.dial import Dial
+from blocksync.trust.tls import peer_fingerprint
 
 # The server closes a connection that was idle for 60 s; one that is about to be closed is not used any more.
 IDLE_SECONDS = 30.0
@@ -32,16 +32,17 @@ class Connection:
     """
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
-        self._address = (host, port)
-        self._context = context
-        self._lock = threading.RLock()
+        self._dial = Dial(host, port, context)
         self._wire: _Wire | None = None
-        self._connecting: socket.socket | None = None
         self._idle_since: float | None = None
         self._http = http.client.HTTPConnection(host, port)
         # It must never open a connection of its own, which would be a plain one.
         self._http.auto_open = 0
-        self.given_up = False
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it was aborted."""
+        return self._dial.given_up
 
     def open(self, seconds: float) -> None:
         """Connect and prove the receiver.
@@ -49,47 +50,15 @@ class Connection:
         Raises:
             OSError: nobody answers, or somebody else (an :class:`ssl.SSLError`).
         """
-        deadline = time.monotonic() + seconds
-        host, port = self._address
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        failed: OSError | None = None
-        for number, (family, kind, protocol, _, address) in enumerate(found):
-            # A family that leads nowhere leaves time for the next.
-            share = (deadline - time.monotonic()) / (len(found) - number)
-            try:
-                plain = self._connect(socket.socket(family, kind, protocol), address, share)
-            except OSError as error:
-                failed = error
-                continue
-            self._prove(plain, deadline)
-            return
-        raise failed or OSError(f"{host} has no address")
-
-    def _connect(self, plain: socket.socket, address: Any, seconds: float) -> socket.socket:
-        try:
-            with self._lock:
-                self._connecting = plain
-            plain.settimeout(max(seconds, 0.1))
-            plain.connect(address)
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._check()
-        except BaseException:
-            plain.close()
-            raise
-        return plain
-
-    def _prove(self, plain: socket.socket, deadline: float) -> None:
-        try:
-            plain.settimeout(max(deadline - time.monotonic(), 0.1))
-            secure = self._context.wrap_socket(plain, do_handshake_on_connect=False)
-        except BaseException:
-            plain.close()
-            raise
-        with self._lock:
-            self._wire, self._connecting = _Wire(secure), None
-            self._http.sock = self._wire
-        secure.do_handshake()
+        wire = _Wire(self._dial.open(seconds))
+        self._wire = wire
+        self._http.sock = wire
         self._check()
+
+    def fingerprint(self) -> bytes | None:
+        """Of the certificate that the receiver was proven by; once it is open."""
+        assert self._wire is not None
+        return peer_fingerprint(self._wire.sock)
 
     def ask(self, method: str, path: str, body: bytes | None, seconds: float) -> http.client.HTTPResponse:
         """Send a request and return the answer's head; its body is read within the same deadline.
@@ -134,21 +103,12 @@ class Connection:
 
     def abort(self) -> None:
         """Make the call under way and all later ones fail; from any thread."""
-        with self._lock:
-            self.given_up = True
-            sock = self._wire.sock if self._wire is not None else self._connecting
-            if sock is not None:
-                with contextlib.suppress(OSError):
-                    # The TCP socket below TLS: a TLS shutdown would itself wait for the peer.
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        self._dial.abort()
 
     def close(self) -> None:
         """Release the socket; may be called twice."""
-        with self._lock:
-            self._connecting = None
-            if self._wire is not None:
-                self._wire.sock.close()
-            self._http.close()
+        self._dial.close()
+        self._http.close()
 
     def _check(self) -> None:
         if self.given_up:

@@ -7,16 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from blocksync.engine.cancel import Cancel
 from blocksync.engine.rehash import claim_content
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import slot_folder
-from blocksync.errors import StateDamagedError, StateError
+from blocksync.errors import InterruptedTransferError, StateDamagedError, StateError
 from blocksync.geometry import Geometry
 from blocksync.kernels import DigestKind
 from blocksync.manifest.folder import OsFolder
 from blocksync.manifest.store import SlotStore
 from blocksync.results import Progress
 from blocksync.targets import open_target
+
+_AGAIN = "run the same command again: it reads the target from its beginning"
+_ONLY_READ = "the target was only read, and the slot claims nothing that it does not hold"
 
 
 def list_slots(state: Path) -> list[dict[str, Any]]:
@@ -34,9 +38,14 @@ def list_slots(state: Path) -> list[dict[str, Any]]:
 
 
 def rebuild_slot(
-    state: Path, slot: str, target_path: str, progress: Callable[[Progress], None] | None
+    state: Path, slot: str, target_path: str, progress: Callable[[Progress], None] | None, cancel: Cancel
 ) -> dict[str, Any]:
-    """Read the target and claim what it holds; the next pass then sends only what differs from the source."""
+    """Read the target and claim what it holds; the next pass then sends only what differs from the source.
+
+    Raises:
+        InterruptedTransferError: cancelled; what was read so far may be claimed, and is true.
+        BlocksyncError: the target or the state cannot be used.
+    """
     path = slot_folder(state, slot)
     if not path.is_dir():
         raise StateError(f"there is no slot {slot} in {state}", remedy="blocksync manifest lists the slots")
@@ -59,10 +68,14 @@ def rebuild_slot(
             def tell(done: int) -> None:
                 if progress is not None:
                     progress(Progress(stage="rebuilding", slot=slot, size=geometry.size, done=done, read=done))
+                if cancel.is_set():
+                    raise InterruptedTransferError("interrupted", remedy=_AGAIN, safe=_ONLY_READ)
 
-            claim_content(target, store, tell)
-            facts = _facts(slot, store, path)
-            store.close()
+            try:
+                claim_content(target, store, tell)
+                facts = _facts(slot, store, path)
+            finally:
+                store.close()
     return facts
 
 

@@ -9,18 +9,20 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from blocksync.control.client import HttpControl, pair
+from blocksync.control.client import HttpControl
+from blocksync.control.contact import Contact
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.outlook import Outlooks
 from blocksync.engine.sender import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS
 from blocksync.engine.sending import Route
 from blocksync.engine.statedir import copy_folder, rehearsal_folder
-from blocksync.errors import BlocksyncError, TrustError, UsageError
+from blocksync.errors import BlocksyncError, IncompleteError, NetworkError, TrustError, UsageError
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import OsFolder
 from blocksync.options import DEFAULT_CONTROL_PORT, AskCode, SendOptions
 from blocksync.protocol.messages import OpenAnswer
 from blocksync.results import Progress
+from blocksync.transports.dial import Dial
 from blocksync.transports.link import Link
 from blocksync.transports.tls import connect
 from blocksync.trust.codes import PairingCode
@@ -61,13 +63,24 @@ class Reach:
         to: ``HOST[:CONTROL_PORT]``.
         code: a pairing code, used only where it is needed.
         ask: asked for one where it is needed and ``code`` is none.
+        cancel: ends a pairing, and the opening of a data connection, under way.
 
     Raises:
         TrustError: not paired and no code, or the pairing failed.
+        InterruptedTransferError: cancelled while it paired.
     """
 
-    def __init__(self, state: Path, to: str, code: str | None, ask: AskCode | None = None) -> None:
+    def __init__(
+        self,
+        state: Path,
+        to: str,
+        code: str | None,
+        ask: AskCode | None = None,
+        *,
+        cancel: Cancel | None = None,
+    ) -> None:
         self._state = state
+        self._cancel = cancel or Cancel()
         self._ask = None if code else ask
         self._host, self._port = parse_address(to)
         self._identity = Identity.load_or_create(state)
@@ -91,7 +104,14 @@ class Reach:
             code = self._asked(missing)
             if code is None:
                 raise missing
-        fingerprint, name = pair(self._host, self._port, code, self._identity, name=socket.gethostname())
+        contact = Contact(self._host, self._port, code, self._identity, name=socket.gethostname())
+        with self._cancel.watching(contact.abort):
+            try:
+                fingerprint, name = contact.make()
+            except (NetworkError, IncompleteError) as error:
+                # Whoever stopped a pairing that nobody answers is told that it was stopped.
+                self._cancel.check(error)
+                raise
         return pins.add(self._host, self._port, fingerprint=fingerprint, name=name, since=int(time.time()))
 
     def _asked(self, reason: TrustError) -> PairingCode | None:
@@ -210,7 +230,9 @@ class Reach:
 
     def _connect_data(self, answer: OpenAnswer) -> Link:
         context = client_context(self._identity, pin=self._pin.fingerprint)
-        return connect(self._host, answer.data_port, context, self._pin.fingerprint, timeout=10.0)
+        dial = Dial(self._host, answer.data_port, context)
+        with self._cancel.watching(dial.abort):
+            return connect(dial, self._pin.fingerprint, timeout=10.0)
 
     def close(self) -> None:
         self.control.close()

@@ -21,6 +21,7 @@ from blocksync.platforms import path_mtu
 from blocksync.preflight import findings
 from blocksync.preflight.findings import Finding, Kind, found
 from blocksync.protocol.messages import CONTROL_VERSION, MAX_MESSAGE_BYTES
+from blocksync.transports.dial import Dial
 from blocksync.transports.tls import connect
 from blocksync.trust.identity import Identity
 from blocksync.trust.pins import Pin
@@ -132,7 +133,8 @@ class Way:
         if self._pin is not None:
             context = client_context(self._identity, pin=self._pin.fingerprint)
             try:
-                connect(self._host, port, context, self._pin.fingerprint, timeout=PROBE_SECONDS).close()
+                dial = Dial(self._host, port, context)
+                connect(dial, self._pin.fingerprint, timeout=PROBE_SECONDS).close()
             except (NetworkError, TrustError, BlocksyncError) as error:
                 yield found(findings.DATA_FOREIGN, f"what answers at {at} is not the receiver: {error.message}")
                 return

@@ -155,6 +155,43 @@ def test_copy_refuses_resumes_and_repeats_as_send_does(tmp_path: Path) -> None:
     assert sha256(other) == sha256(sample_disk(tmp_path / "same.img", 32 * MIB, seed=15))
 
 
+def paired_by(work: str, port: int, folder: Path, cancel: Cancel) -> None:
+    """A call that pairs, with a code that no receiver has."""
+    to, code = f"127.0.0.1:{port}", PairingCode.make(bytes(32)).text
+    source = MemorySource(MIB)
+    if work == "send":
+        api.send(source, SendOptions(to=to, code=code, state_dir=folder, snapshot="none"), cancel=cancel)
+    elif work == "verify":
+        api.verify(source, VerifyOptions(to=to, code=code, state_dir=folder), cancel=cancel)
+    else:
+        api.estimate(source, api.EstimateOptions(to=to, code=code, state_dir=folder), cancel=cancel)
+
+
+@pytest.mark.parametrize("work", ["send", "verify", "estimate"])
+def test_cancelling_does_not_wait_for_a_peer_that_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    monkeypatch.setattr("blocksync.control.contact.CONNECT_SECONDS", 20.0)
+    cancel, left = Cancel(), []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def silent() -> None:
+            met, _ = listening.accept()
+            with met:
+                met.settimeout(15)
+                # The client's hello: its handshake waits for ours from here on.
+                met.recv(65536)
+                cancel.set()
+                left.append(met.recv(65536))
+
+        thread = threading.Thread(target=silent)
+        thread.start()
+        with pytest.raises(InterruptedTransferError):
+            paired_by(work, listening.getsockname()[1], tmp_path, cancel)
+        thread.join()
+    assert left == [b""], "it left only when the other end did"
+
+
 @pytest.mark.parametrize("stopped", [True, False])
 def test_a_pairing_that_was_stopped_is_told_as_stopped(tmp_path: Path, stopped: bool) -> None:
     cancel = Cancel()
@@ -201,6 +238,18 @@ def test_damaged_state_is_told_and_rebuilt_from_the_target(tmp_path: Path) -> No
     with pytest.raises(StateDamagedError, match="damaged") as told:
         api.receive(offered)
     assert "manifest rebuild" in told.value.remedy
+    cancel, heard = Cancel(), []
+
+    def once(said: Progress) -> None:
+        heard.append(said.done)
+        cancel.set()
+
+    with pytest.raises(InterruptedTransferError, match="interrupted") as stopped:
+        api.rebuild("web", str(tmp_path / "target.img"), tmp_path / "receiver", progress=once, cancel=cancel)
+    assert "only read" in (stopped.value.safe or "")
+    assert len(heard) == 1, "it went on after it was cancelled"
+    (left,) = api.manifests(tmp_path / "receiver")
+    assert left.known_bytes <= heard[0] < SIZE
     rebuilt = api.rebuild("web", str(tmp_path / "target.img"), tmp_path / "receiver")
     assert rebuilt.known_bytes == SIZE
     again = asyncio.run(one_pass())

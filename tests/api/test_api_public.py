@@ -39,7 +39,7 @@ FUNCTIONS = {
     "manifests": "state_dir=",
     "peers": "state_dir=",
     "plan_flatten": "sources, options=",
-    "rebuild": "slot, target, state_dir=, *progress=",
+    "rebuild": "slot, target, state_dir=, *progress=, *cancel=",
     "receive": "options, *cancel=",
     "repair_flattened": "target, *dry_run=, *rebuild_initramfs=, *skip=, *state_dir=",
     "revoke": "who, state_dir=",

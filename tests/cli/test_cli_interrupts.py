@@ -60,11 +60,10 @@ def test_a_receiver_that_is_stopped_and_started_again(folder: Path) -> None:
 
 
 def test_the_second_signal_ends_it_at_once(folder: Path, disk: Path) -> None:
-    """A peer that accepts and then says nothing holds the sender in a call that no Cancel reaches."""
+    """An export that accepts and then says nothing holds the copy in a call that no Cancel reaches."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        to = f"127.0.0.1:{silent.getsockname()[1]}"
-        code = PairingCode.make(bytes(32)).text
-        with running("send", disk, "--to", to, "--state-dir", folder / "s", "--code", code) as sender:
+        export = f"nbd://127.0.0.1:{silent.getsockname()[1]}/x"
+        with running("copy", export, folder / "t.img", "--create", "--state-dir", folder / "s") as sender:
             held, _ = silent.accept()
             with held:
                 sender.process.send_signal(signal.SIGINT)
@@ -73,6 +72,22 @@ def test_the_second_signal_ends_it_at_once(folder: Path, disk: Path) -> None:
                 sender.process.send_signal(signal.SIGINT)
                 assert sender.process.wait(60) == 130
                 assert "Traceback" not in sender.stderr()
+
+
+def test_the_first_signal_ends_a_pairing_that_nobody_answers(folder: Path, disk: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        to = f"127.0.0.1:{silent.getsockname()[1]}"
+        code = PairingCode.make(bytes(32)).text
+        with running("send", disk, "--to", to, "--state-dir", folder / "s", "--code", code) as sender:
+            held, _ = silent.accept()
+            with held:
+                held.recv(65536)
+                sender.process.send_signal(signal.SIGINT)
+                assert held.recv(65536) == b""
+            assert sender.process.wait(60) == 130
+            said = sender.stderr()
+        assert "interrupted" in said
+        assert "Traceback" not in said
 
 
 def test_what_was_started_to_ignore_interrupts_goes_on(folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from blocksync.control import door, server
-from blocksync.control.client import pair
+from blocksync.control.contact import Contact
 from blocksync.engine.reach import Reach
 from blocksync.engine.statedir import prepare
 from blocksync.errors import BlocksyncError, NetworkError
@@ -167,5 +167,5 @@ def test_a_receiver_that_goes_away_while_it_pairs_is_a_broken_network(tmp_path: 
         code = PairingCode.make(identity.fingerprint)
         sender = Identity.load_or_create(prepare(tmp_path / "sender"))
         with pytest.raises(NetworkError):
-            pair("127.0.0.1", listening.getsockname()[1], code, sender, name="x")
+            Contact("127.0.0.1", listening.getsockname()[1], code, sender, name="x").make()
         thread.join()

@@ -216,10 +216,10 @@ def test_a_close_shows_as_a_broken_connection_on_the_other_side() -> None:
 
 
 def test_a_receiver_with_another_key_is_refused_before_hello(reach: Reach, session: OpenAnswer) -> None:
+    from blocksync.transports.dial import Dial
     from blocksync.transports.tls import connect
     from blocksync.trust.tls import client_context
 
+    context = client_context(reach._identity, pin=bytes(32))
     with pytest.raises(TrustError):
-        connect(
-            "127.0.0.1", session.data_port, client_context(reach._identity, pin=bytes(32)), bytes(32), timeout=10
-        )
+        connect(Dial("127.0.0.1", session.data_port, context), bytes(32), timeout=10)

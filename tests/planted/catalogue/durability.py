@@ -177,6 +177,20 @@ DURABILITY = [
         gate=f"{_STATE_TESTS}::test_every_flipped_bit_of_the_manifest_is_an_error_before_a_claim_is_believed",
     ),
     Bug(
+        name="what a table counts in a segment without digests is believed",
+        file=_BASE,
+        old="            if self._miscounted():",
+        new="            if False:",
+        gate="manifest/test_manifest_large.py",
+    ),
+    Bug(
+        name="what a table counts in a stored segment is believed",
+        file=_WORKING,
+        old="        if segment.known.count(1) != self._base.known_count(index):",
+        new="        if False:",
+        gate="manifest/test_manifest_large.py",
+    ),
+    Bug(
         name="a manifest's header not compared with its checksum",
         file="manifest/format.py",
         old='        if zlib.crc32(page[:-4]) != int.from_bytes(page[-4:], "little"):',
