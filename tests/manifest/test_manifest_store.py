@@ -12,10 +12,11 @@ from manifest_claims import KEY, KIND, claimed, random_claims
 from blocksync.errors import BlocksyncError, IntegrityError, StateBusyError, StateDamagedError, StateError
 from blocksync.geometry import Geometry
 from blocksync.manifest.cache import ManifestCopy
-from blocksync.manifest.folder import OsFolder
+from blocksync.manifest.folder import Folder, OsFolder
 from blocksync.manifest.format import fitted
 from blocksync.manifest.journal import JOURNAL_FILE
 from blocksync.manifest.store import MANIFEST_FILE, SlotStore
+from fuzz.memory import MemoryFolder
 
 GEOMETRY = Geometry(20 * (64 << 10) + 512)
 
@@ -97,10 +98,10 @@ def test_a_journal_cut_anywhere_loses_its_tail_and_nothing_else(folder: OsFolder
         store.sync()
         states.append((path.stat().st_size, claimed(store)))
     store.close()
-    content = path.read_bytes()
+    files = files_of(tmp_path / "slot")
+    content = files[JOURNAL_FILE]
     for length in range(states[0][0], len(content) + 1):
-        path.write_bytes(content[:length])
-        store = SlotStore.open(folder)
+        store = SlotStore.open(MemoryFolder({**files, JOURNAL_FILE: content[:length]}))
         found = claimed(store)
         store.close()
         whole = [claims for size, claims in states if size <= length][-1]
@@ -117,15 +118,12 @@ def test_every_flipped_bit_of_the_journal_is_an_error_or_a_shorter_truth(folder:
         store.sync()
     truth = claimed(store)
     store.close()
-    path = tmp_path / "slot" / JOURNAL_FILE
-    content = path.read_bytes()
+    files = files_of(tmp_path / "slot")
+    content = files[JOURNAL_FILE]
     damaged = 0
     for bit in range(8 * len(content)):
-        flipped = bytearray(content)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
         try:
-            store = SlotStore.open(folder)
+            store = SlotStore.open(MemoryFolder({**files, JOURNAL_FILE: with_flipped(content, bit)}))
         except StateDamagedError:
             damaged += 1
             continue
@@ -146,17 +144,26 @@ def test_every_flipped_bit_of_the_manifest_is_an_error_before_a_claim_is_believe
     store.commit(store.map.root(), "mark")
     truth = claimed(store)
     store.close()
-    path = tmp_path / "slot" / MANIFEST_FILE
-    content = path.read_bytes()
-    for bit in range(8 * len(content)):
-        flipped = bytearray(content)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
+    files = files_of(tmp_path / "slot")
+    read_all(MemoryFolder(files), truth)
+    for bit in range(8 * len(files[MANIFEST_FILE])):
+        flipped = MemoryFolder({**files, MANIFEST_FILE: with_flipped(files[MANIFEST_FILE], bit)})
         with pytest.raises(StateDamagedError):
-            read_all(folder, truth)
+            read_all(flipped, truth)
 
 
-def read_all(folder: OsFolder, truth: dict[int, tuple[bytes, bytes]]) -> None:
+def with_flipped(content: bytes, bit: int) -> bytes:
+    flipped = bytearray(content)
+    flipped[bit // 8] ^= 1 << bit % 8
+    return bytes(flipped)
+
+
+def files_of(slot: Path) -> dict[str, bytes]:
+    """For a folder in memory: on a disk, tens of thousands of damaged states take minutes."""
+    return {path.name: path.read_bytes() for path in slot.iterdir()}
+
+
+def read_all(folder: Folder, truth: dict[int, tuple[bytes, bytes]]) -> None:
     store = SlotStore.open(folder)
     try:
         assert claimed(store) == truth
