@@ -45,7 +45,10 @@ def main() -> int:
     errors.add_argument("--at", type=int, default=0, help="this operation alone")
     proxy = commands.add_parser("proxy")
     proxy.add_argument("--scene", choices=cuts.SCENES, action="append")
-    proxy.add_argument("--step", type=int, default=1, metavar="N", help="each N-th byte")
+    proxy.add_argument("--step", type=int, default=1, metavar="N", help="each N-th byte; an odd N cuts and resets")
+    proxy.add_argument(
+        "--offset", type=int, default=0, metavar="K", help="from the K-th on: steps add up to all bytes"
+    )
     proxy.add_argument("--slow", action="store_true", help="hold and dribble instead of cutting")
     for each in (kills, errors):
         each.add_argument("--device", action="store_true", help="the target is a loop device instead of a file")
@@ -96,9 +99,10 @@ def _proxy(wanted: argparse.Namespace, bench: Bench, tally: Tally, worker: int) 
     try:
         for scene in wanted.scene or cuts.SCENES:
             places = campaign.slow(scene) if wanted.slow else campaign.places(scene)
-            for number, rule in enumerate(itertools.islice(places, 0, None, wanted.step)):
+            for number, rule in enumerate(itertools.islice(places, wanted.offset, None, wanted.step)):
                 if number % wanted.workers == worker:
                     campaign.run(scene, rule)
+                    tally.faults[f"each {wanted.step} from {wanted.offset}"] += wanted.step > 1
     finally:
         campaign.close()
 
