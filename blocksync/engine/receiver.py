@@ -368,7 +368,7 @@ class PeerPort(ControlPort):
             raise ProtocolError("a verify asks for a range out of bounds")
         Marks(request.skip, request.length)
         slot.await_abandoned(self._peer, b"")
-        slot.begin_verify(self._peer)
+        slot.begin_verify(self._peer, request.offset, request.length)
         parts = piece_digests(
             slot.target, request.offset, request.length, request.piece_bytes, request.key, request.skip
         )

@@ -23,6 +23,8 @@ def withdraw_changed(target: Target, store: SlotStore) -> int:
     """
     geometry = store.geometry
     block = geometry.block_bytes
+    # After a sync that failed the cache shows what the disk does not have, as if it were clean.
+    target.drop_cached(0, geometry.size)
     buffer = memoryview(mmap.mmap(-1, geometry.chunk_bytes))
     lost: list[tuple[int, int]] = []
     withdrawn = 0
@@ -59,12 +61,13 @@ def claim_content(target: Target, store: SlotStore, progress: Callable[[int], No
     """Claim every block with the digest of what the target holds now.
 
     Args:
-        target: synced here first, so that what is read is what is durable.
+        target: synced here first, and its cache dropped, so that what is read is what is durable.
         store: fresh; the caller commits or leaves the pass open.
         progress: called with the bytes done.
     """
     target.sync()
     geometry = store.geometry
+    target.drop_cached(0, min(geometry.size, target.size))
     buffer = memoryview(mmap.mmap(-1, geometry.chunk_bytes))
     for extent in align(target.extents(), geometry.block_bytes, target.size):
         end = min(extent.end, geometry.size)

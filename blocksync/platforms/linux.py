@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -25,6 +26,8 @@ _BLKZEROOUT = 0x127F
 _F_OFD_GETLK = 36
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
+# More than a folio of the page cache has, whose offset is a multiple of its size.
+_FOLIO_BYTES = 4 << 20
 # ioprio_set(2): numbers of the call from asm/unistd.h, the values from linux/ioprio.h.
 _SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
 # fsopen(2) and its kin have the same numbers everywhere; values from linux/mount.h.
@@ -95,6 +98,18 @@ def write_zeros(descriptor: int, offset: int, length: int) -> bool:
             return False
         raise
     return True
+
+
+def drop_cached(descriptor: int, offset: int, length: int) -> None:
+    """Let the next read of the range come from below the page cache; what is dirty or in use stays.
+
+    The kernel keeps what lies in the range only in part, a page or a folio of up to 2 MiB: so more than the range goes.
+    """
+    first = offset - offset % _FOLIO_BYTES
+    end = offset + length
+    # What has no cache to drop (a pipe) says so, and that is all there is to say.
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(descriptor, first, end + -end % _FOLIO_BYTES - first, os.POSIX_FADV_DONTNEED)
 
 
 def allocated_from(descriptor: int, offset: int) -> tuple[int, int] | None:

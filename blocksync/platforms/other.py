@@ -57,6 +57,10 @@ def write_zeros(_descriptor: int, _offset: int, _length: int) -> bool:
     return False
 
 
+def drop_cached(_descriptor: int, _offset: int, _length: int) -> None:
+    """The cache stays: what is read may come from it."""
+
+
 def allocated_from(_descriptor: int, _offset: int) -> tuple[int, int] | None:
     raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 

@@ -95,6 +95,13 @@ class Target(abc.ABC):
                 proves nothing. The caller calls :meth:`reopen` and writes again.
         """
 
+    def drop_cached(self, offset: int, length: int) -> None:  # noqa: B027 - what keeps no copies needs nothing
+        """Let the next read of the range show what the storage gives, not what the system remembers of it.
+
+        As far as the system allows that: what was not synced stays, and caches below this system are out of reach.
+        Called for a range before whoever claims or proves something of it reads it.
+        """
+
     @abc.abstractmethod
     def reopen(self) -> None:
         """Drop the descriptor and open the same target again, with all its checks."""

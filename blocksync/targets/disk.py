@@ -15,7 +15,15 @@ from pathlib import Path
 
 from blocksync.errors import TargetError, TargetRefusedError, TargetSyncError, from_os_error
 from blocksync.extents import Extent, ExtentKind
-from blocksync.platforms import allocated_from, device_facts, hold_file, punch, sync_folder, write_zeros
+from blocksync.platforms import (
+    allocated_from,
+    device_facts,
+    drop_cached,
+    hold_file,
+    punch,
+    sync_folder,
+    write_zeros,
+)
 from blocksync.platforms.automation import HeldBack
 from blocksync.targets.base import Target, TargetCapabilities
 from blocksync.targets.fitness import refuse_busy, refuse_content, refuse_state_on_target
@@ -94,6 +102,9 @@ class _DescriptorTarget(Target):
                 f"cannot make {self.name} durable: {error.strerror}",
                 safe="nothing is claimed for what was written since the last checkpoint",
             ) from error
+
+    def drop_cached(self, offset: int, length: int) -> None:
+        drop_cached(self._descriptor, offset, length)
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -58,6 +58,9 @@ class PartTarget(Target):
     def sync(self) -> None:
         self._disk.sync()
 
+    def drop_cached(self, offset: int, length: int) -> None:
+        self._disk.drop_cached(self._at(offset, length), length)
+
     def reopen(self) -> None:
         self._disk.reopen()
 

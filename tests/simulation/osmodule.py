@@ -359,6 +359,11 @@ def write_zeros(descriptor: int, offset: int, length: int) -> bool:
     return punch(descriptor, offset, length)
 
 
+def drop_cached(descriptor: int, offset: int, length: int) -> None:
+    inode = os._inode(descriptor)
+    inode.evict(set(range(offset // inode.sector, -(-(offset + length) // inode.sector))))
+
+
 def allocated_from(descriptor: int, offset: int) -> tuple[int, int] | None:
     size = len(os._inode(descriptor).content)
     return (offset, size) if offset < size else None

@@ -318,14 +318,14 @@ class Run:
         self._done = True
 
     def _verify(self) -> None:
-        """Verify must say what is so."""
+        """Verify must say what is so of the disk, whatever its page cache shows."""
         for _ in range(MOST_FAILURES_AFTER):
             said = self._send(self._send_verify)
             if said:
                 self._tell(f"verify ended: {said}")
                 self.clockwork.wait(RESTART_SECONDS)
                 continue
-            same = bytes(self._target.content[: self._size]) == bytes(self._source.content)
+            same = bytes(self._target.durable[: self._size]) == bytes(self._source.content)
             if self._verdict != same:
                 raise ViolationError(f"verify says identical={self._verdict} where that is {same}")
             if not same and not self._plan.hit[LIE]:

@@ -27,6 +27,7 @@ _PLATFORM = {
     "sync_folder": osmodule.sync_folder,
     "punch": osmodule.punch,
     "write_zeros": osmodule.write_zeros,
+    "drop_cached": osmodule.drop_cached,
     "allocated_from": osmodule.allocated_from,
     "swaps": osmodule.nothing,
     "loops_over": osmodule.nothing,

@@ -115,6 +115,15 @@ def test_extents_cover_the_target_and_holes_read_as_zeros(target: Target) -> Non
     assert at == target.size == SIZE
 
 
+def test_what_was_written_stays_when_the_cache_is_dropped(target: Target) -> None:
+    written = random.Random(2).randbytes(target.size)
+    target.write(0, memoryview(written))
+    target.drop_cached(0, target.size)
+    target.sync()
+    target.drop_cached(target.size // 2, target.size // 2)
+    assert read(target, 0, target.size) == written
+
+
 def test_after_reopening_it_is_the_same_target_with_what_was_synced(target: Target) -> None:
     data = random.Random(5).randbytes(65536)
     target.write(0, memoryview(data))

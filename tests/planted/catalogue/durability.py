@@ -9,6 +9,7 @@ _STORE = "manifest/store.py"
 _JOURNAL = "manifest/journal.py"
 _BASE = "manifest/base.py"
 _WORKING = "manifest/working.py"
+_CACHE_TESTS = "engine/test_engine_below_cache.py"
 _STATE_TESTS = "manifest/test_manifest_store.py"
 
 DURABILITY = [
@@ -175,6 +176,41 @@ DURABILITY = [
         old=" or zlib.crc32(self._table) != self.header.table_checksum",
         new="",
         gate=f"{_STATE_TESTS}::test_every_flipped_bit_of_the_manifest_is_an_error_before_a_claim_is_believed",
+    ),
+    Bug(
+        name="verify believes the page cache",
+        file="targets/disk.py",
+        old="        drop_cached(self._descriptor, offset, length)",
+        new="        pass",
+        gate=f"{_CACHE_TESTS}::test_verify_sees_what_the_storage_lost",
+    ),
+    Bug(
+        name="verify believes the page cache of a disk that lied",
+        file="engine/slot.py",
+        old="            self.target.drop_cached(offset, length)",
+        new="            pass",
+        gate="runs",
+    ),
+    Bug(
+        name="verify does not write first what is in the cache alone",
+        file="engine/slot.py",
+        old="            try:\n                self.target.sync()",
+        new="            try:\n                pass",
+        gate=f"{_CACHE_TESTS}::test_a_verify_whose_sync_fails_proves_nothing",
+    ),
+    Bug(
+        name="a rebuild claims what is in the page cache",
+        file="engine/rehash.py",
+        old="    target.drop_cached(0, min(geometry.size, target.size))",
+        new="",
+        gate=f"{_CACHE_TESTS}::test_a_rebuild_claims_what_the_storage_holds",
+    ),
+    Bug(
+        name="re-hashing believes the page cache",
+        file="engine/rehash.py",
+        old="    target.drop_cached(0, geometry.size)",
+        new="",
+        gate=f"{_CACHE_TESTS}::test_re_hashing_withdraws_what_the_storage_lost",
     ),
     Bug(
         name="what a table counts in a segment without digests is believed",
