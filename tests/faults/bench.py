@@ -176,7 +176,8 @@ class Bench:
         self._put(kept)
         receiver = self.recv(Arm(action=Action.KILL_AFTER, at=middle, operations=Operations.CHANGES))
         self.listening(receiver)
-        sender = self.send(retry=0)
+        # What was put back on a device looks like a foreign write, for whose re-hash a sender waits.
+        sender = self.send(retry=20 if self.devices else 0)
         receiver.wait()
         sender.wait()
         if not receiver.killed:
