@@ -142,6 +142,7 @@ class CopyOptions:
     Args:
         create: make a new image file of the source's size.
         overwrite: consent to a target that is not empty.
+        remove_excluded: then remove the names of excluded files on the target, as of :class:`TransferOptions`.
         state_dir, digest, block_bytes, replace, rescue, all_blocks, exclude, progress: as of :class:`SendOptions`.
     """
 
@@ -154,6 +155,7 @@ class CopyOptions:
     rescue: bool = False
     all_blocks: bool = False
     exclude: tuple[str, ...] = ()
+    remove_excluded: bool = False
     progress: ProgressCallback | None = None
 
 
@@ -203,6 +205,8 @@ class TransferOptions:
             mounted filesystems are frozen.
         freeze_seconds: the source is let go after this long, and the pass is not called final.
         verify: read both sides whole after the last pass, while the source still stands still.
+        remove_excluded: remove the names of excluded files on the target after the last pass; None does so after a
+            final one. What is sent or compared afterwards takes them for changes of the target.
         validity_days: 7 to 90; an untouched transfer expires after them.
         limits: what it may take of the machine.
         receipt: where the receipt is also written.
@@ -218,6 +222,7 @@ class TransferOptions:
     post_final: str = ""
     freeze_seconds: float = 600.0
     verify: bool = False
+    remove_excluded: bool | None = None
     validity_days: int = 30
     limits: Limits = field(default_factory=Limits)
     receipt: Path | None = None

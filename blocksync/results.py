@@ -67,6 +67,21 @@ class Listening:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """What became of the names of excluded files on a target.
+
+    Args:
+        slot: of the target.
+        removed: names that are gone, those below folders too.
+        remaining: why others stay, in words; empty where none does.
+    """
+
+    slot: str
+    removed: int
+    remaining: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SendResult:
     """A committed pass: *transferred*, which is less than *identical* (that is what verify says).
 
@@ -90,6 +105,9 @@ class SendResult:
         excluded: ``(file, bytes)`` of content that was left out, at most 1000; a file of a partition or logical
             volume as ``#2:/path``. On the target such a file has its name and its size, and zeros for content.
         excluded_files, excluded_bytes: of all of them.
+        excluded_names: what the patterns name of them, at most 5000; a folder stands for all below it.
+        unnamed: how many more they name.
+        removal: what became of these names, where :func:`~blocksync.api.copy` was to remove them.
         predicted: of a first pass for which there was an estimate, ``(likeliest, least, most)`` seconds.
         unreadable: with ``rescue``, ``(offset, length)`` of what could not be read, in bytes: zeros on the target.
     """
@@ -117,6 +135,9 @@ class SendResult:
     excluded: tuple[tuple[str, int], ...] = ()
     excluded_files: int = 0
     excluded_bytes: int = 0
+    excluded_names: tuple[str, ...] = ()
+    unnamed: int = 0
+    removal: Removal | None = None
     predicted: tuple[float, float, float] | None = None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from blocksync.api.opening import look_first, opened, opened_together, reached, sent
 from blocksync.engine.cancel import Cancel
-from blocksync.engine.statedir import prepare
+from blocksync.engine.statedir import local_folder, prepare
 from blocksync.errors import TrustError
 from blocksync.options import (
     CopyOptions,
@@ -183,8 +183,14 @@ def copy(
     from blocksync.engine.local import copy_disk
 
     wanted = options or CopyOptions()
+    state = prepare(wanted.state_dir)
+    division = None
+    if wanted.remove_excluded:
+        from blocksync.flatten.dividing import Dividing
+
+        division = Dividing(local_folder(state, target))
     with opened(source, rescue=wanted.rescue) as disk:
-        return copy_disk(disk, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
+        return copy_disk(disk, target, state, wanted, cancel or Cancel(), division)
 
 
 def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | None = None) -> VerifyResult:

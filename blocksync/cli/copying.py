@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from blocksync.cli.cutover import end_of, summary
+from blocksync.cli.cutover import end_of, summary, told_removals
 from blocksync.cli.display import showing
 from blocksync.cli.parameters import block_size, common
 from blocksync.cli.sending import patterns, rescue_option, used_options
@@ -34,6 +34,7 @@ from blocksync.options import CopyOptions, Digest
 )
 @click.option("--replace", is_flag=True, help="Let this disk replace the copy of another one in TARGET.")
 @rescue_option
+@click.option("--remove-excluded", is_flag=True, help="Then remove the names of excluded files on TARGET.")
 @used_options
 @common()
 def copy(
@@ -49,6 +50,7 @@ def copy(
     all_blocks: bool,
     exclude: tuple[str, ...],
     exclude_from: tuple[Path, ...],
+    remove_excluded: bool,
     state_dir: Path | None,
 ) -> int:
     """Make one pass from SOURCE to TARGET on this machine.
@@ -59,6 +61,9 @@ def copy(
 
     if overwrite is not None and os.path.realpath(overwrite) != os.path.realpath(target):
         raise UsageError(f"--overwrite {overwrite} is not the target {target}", remedy=f"--overwrite {target}")
+    rules = patterns(exclude, exclude_from)
+    if remove_excluded and not rules:
+        raise UsageError("--remove-excluded goes with --exclude or --exclude-from")
     with session.cancellable() as cancel, showing(session.output) as display:
         options = CopyOptions(
             create=create,
@@ -69,7 +74,8 @@ def copy(
             replace=replace,
             rescue=rescue,
             all_blocks=all_blocks,
-            exclude=patterns(exclude, exclude_from),
+            exclude=rules,
+            remove_excluded=remove_excluded,
             progress=display,
         )
         try:
@@ -78,5 +84,6 @@ def copy(
             # The size of a local copy is known: here the option takes none.
             error.remedy = error.remedy.replace("--create SIZE", "--create")
             raise
-    session.output.result({"command": "copy", **dataclasses.asdict(result)}, *summary(result, target))
+    removal = told_removals([result], [result.removal] if result.removal is not None else [])
+    session.output.result({"command": "copy", **dataclasses.asdict(result)}, *summary(result, target), *removal)
     return end_of(result)

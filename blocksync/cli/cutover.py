@@ -17,7 +17,7 @@ from blocksync.cli.session import Session
 from blocksync.errors import SourceError, UsageError
 from blocksync.limits import Limits, Schedule
 from blocksync.options import SendOptions, TransferOptions
-from blocksync.results import DiskOutcome, SendResult, TransferEvent
+from blocksync.results import DiskOutcome, Removal, SendResult, TransferEvent
 
 if TYPE_CHECKING:
     from blocksync.transfers.figures import TransferResult
@@ -32,6 +32,11 @@ CONSISTENCY = {
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+removal_option = click.option(
+    "--remove-excluded/--keep-excluded",
+    default=None,
+    help="Remove the names of excluded files on the target, at the end. [default: with --final]",
+)
 _CUTOVER = (
     click.option("--follow", type=duration(1.0), metavar="TIME", help="Pass again and again, so far apart (15m)."),
     click.option(
@@ -54,6 +59,7 @@ _CUTOVER = (
         help="Let the source go after this long, whatever is still going on.",
     ),
     click.option("--verify", is_flag=True, help="Then read both sides whole and compare."),
+    removal_option,
     click.option(
         "--validity",
         type=click.IntRange(7, 90),
@@ -109,6 +115,7 @@ def transfer_options(
     freeze_limit: float,
     verify: bool,
     validity: int,
+    remove_excluded: bool | None,
     receipt: Path | None,
     bwlimit: Schedule | None,
     read_limit: int | None,
@@ -131,6 +138,8 @@ def transfer_options(
             "verifying compares with what is read then, and a source in use has changed by then",
             remedy="verify together with --final, or after a single pass",
         )
+    if remove_excluded and not send.exclude:
+        raise UsageError("--remove-excluded goes with --exclude or --exclude-from")
     return TransferOptions(
         send=send,
         follow=follow,
@@ -140,6 +149,7 @@ def transfer_options(
         post_final=post_final,
         freeze_seconds=freeze_limit,
         verify=verify,
+        remove_excluded=remove_excluded,
         validity_days=validity,
         limits=Limits(
             bandwidth=bwlimit or Schedule(), read=read_limit or 0, max_latency=max_latency or 0.0, nice=nice
@@ -208,6 +218,7 @@ def _last_words(result: TransferResult, to: str) -> list[str]:
         lines.append(f"final pass done: the target is as the source was ({result.consistency} consistent)")
     if result.passes > 1 or result.state == "finished":
         lines.extend(beside_the_truth([dataclasses.asdict(each) for each in result.forecasts]))
+    lines.extend(told_removals([each.result for each in result.disks if each.result], result.removals))
     if result.pause is not None:
         with_verify = ", verifying included" if result.verified else ""
         lines.append(f"the source stood still for {show_seconds(result.pause)}{with_verify}")
@@ -283,8 +294,22 @@ def _excluded(result: SendResult) -> list[str]:
         f"left out {show_size(result.excluded_bytes)} of content of {result.excluded_files} files",
         *shown,
         *(["  and more"] if result.excluded_files > len(shown) else []),
-        "  on the target these files have their names and sizes, and zeros for content",
     ]
+
+
+def told_removals(results: Sequence[SendResult], removals: Sequence[Removal]) -> list[str]:
+    """What became of excluded files on the target."""
+    lines = []
+    for removal in removals:
+        lines.append(f"removed {removal.removed} names of excluded files on the target")
+        if removal.remaining:
+            lines.append("other names remain there, as files of zeros:")
+            lines.extend(f"  {reason}" for reason in removal.remaining)
+    if not removals and any(result.excluded_names for result in results):
+        lines.append(
+            "excluded files remain on the target, as files of zeros: --remove-excluded removes their names"
+        )
+    return lines
 
 
 def _unreadable(result: SendResult) -> list[str]:

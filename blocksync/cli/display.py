@@ -34,7 +34,7 @@ _BOTTLENECKS = {
     "target": "writing the target",
 }
 _MOVING = frozenset({"transferring", "verifying", "rebuilding"})
-HAPPENINGS = frozenset({"opened", "paired", "committed", "closed", "divided", "finished"})
+HAPPENINGS = frozenset({"opened", "paired", "committed", "closed", "divided", "finished", "removed"})
 """Stages that are events of a receiver, not moments of a pass."""
 
 

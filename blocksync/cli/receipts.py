@@ -97,6 +97,11 @@ def _words(info: ReceiptInfo) -> list[str]:
         ]
         if disk["unused_bytes"]:
             lines.append(f"  left out  {show_size(disk['unused_bytes'])} that no file uses")
+        if disk.get("excluded_files"):
+            lines.append(
+                f"  excluded  {disk['excluded_files']} files, {show_size(disk['excluded_bytes'])}; "
+                f"{disk['removed_names']} names removed on the target"
+            )
         if disk["unreadable"]:
             lost = sum(length for _, length in disk["unreadable"])
             lines.append(

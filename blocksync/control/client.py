@@ -32,6 +32,7 @@ from blocksync.protocol.messages import (
     Heartbeat,
     OpenAnswer,
     OpenRequest,
+    RemovalRequest,
     VerifyAnswer,
     VerifyRequest,
 )
@@ -123,6 +124,12 @@ class HttpControl(ControlPort):
 
     def finish(self, request: FinishRequest) -> dict[str, Any]:
         said = self._json("POST", "/v1/finish", request.to_json(), COMMIT_SECONDS)
+        if not isinstance(said, dict):
+            raise ProtocolError("the receiver's report is no object")
+        return said
+
+    def remove_names(self, request: RemovalRequest) -> dict[str, Any]:
+        said = self._json("POST", "/v1/removals", request.to_json(), COMMIT_SECONDS)
         if not isinstance(said, dict):
             raise ProtocolError("the receiver's report is no object")
         return said

@@ -15,7 +15,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -40,7 +40,9 @@ from blocksync.protocol.messages import (
     ControlPort,
     DivideRequest,
     FinishRequest,
+    Message,
     OpenRequest,
+    RemovalRequest,
     VerifyRequest,
 )
 from blocksync.transports.listener import listen
@@ -56,6 +58,7 @@ IDLE_SECONDS = 60.0
 STREAM_PART_BYTES = 64 << 10
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+M = TypeVar("M", bound=Message)
 
 
 _log = logging.getLogger(__name__)
@@ -198,7 +201,7 @@ class ControlServer:
             web.get("/v1/health", self._health),
             web.get("/v1/status", self._status),
             web.post("/v1/pair", self._pair),
-            web.post("/v1/sessions", self._open),
+            web.post("/v1/sessions", self._asked(OpenRequest, lambda port, said: port.open(said).to_json())),
             web.get(f"{session}/segments", self._segments),
             web.get(session + "/segments/{index:[0-9]{1,9}}", self._segment),
             web.post(f"{session}/heartbeat", self._heartbeat),
@@ -207,8 +210,9 @@ class ControlServer:
             web.post("/v1/verify", self._verify),
             web.post("/v1/receipt", self._receipt),
             *watching_routes(self._view),
-            web.post("/v1/divide", self._divide),
-            web.post("/v1/finish", self._finish),
+            web.post("/v1/divide", self._asked(DivideRequest, lambda port, said: port.divide(said).to_json())),
+            web.post("/v1/finish", self._asked(FinishRequest, lambda port, said: port.finish(said))),
+            web.post("/v1/removals", self._asked(RemovalRequest, lambda port, said: port.remove_names(said))),
         ]
 
     # -- requests ---------------------------------------------------------------------------------------------
@@ -248,22 +252,15 @@ class ControlServer:
         view: dict[str, Any] = await self._quick(lambda: self._service.view(None))
         return view
 
-    async def _open(self, request: web.Request) -> web.Response:
-        port = await self._port(request)
-        wanted = OpenRequest.from_json(await _json(request))
-        answer = await self._work(lambda: port.open(wanted))
-        return web.json_response(answer.to_json())
+    def _asked(self, kind: type[M], ask: Callable[[ControlPort, M], dict[str, Any]]) -> Handler:
+        """A handler that puts a message to the peer's port, and answers what that does."""
 
-    async def _divide(self, request: web.Request) -> web.Response:
-        port = await self._port(request)
-        wanted = DivideRequest.from_json(await _json(request))
-        answer = await self._work(lambda: port.divide(wanted))
-        return web.json_response(answer.to_json())
+        async def handle(request: web.Request) -> web.Response:
+            port = await self._port(request)
+            wanted = kind.from_json(await _json(request))
+            return web.json_response(await self._work(lambda: ask(port, wanted)))
 
-    async def _finish(self, request: web.Request) -> web.Response:
-        port = await self._port(request)
-        wanted = FinishRequest.from_json(await _json(request))
-        return web.json_response(await self._work(lambda: port.finish(wanted)))
+        return handle
 
     async def _segments(self, request: web.Request) -> web.Response:
         port = await self._port(request)

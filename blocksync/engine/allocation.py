@@ -14,8 +14,8 @@ from blocksync.errors import LayoutError, SourceError, UsageError
 from blocksync.extents import Extent, overlay
 from blocksync.sources.base import Source
 from blocksync.volumes.allocation import DiskMap
-from blocksync.volumes.files import MOST_NAMED
-from blocksync.volumes.patterns import Rules
+from blocksync.volumes.files import MOST_MATCHED, MOST_NAMED
+from blocksync.volumes.patterns import Rules, in_volume
 from blocksync.volumes.reader import SourceReader
 
 
@@ -86,6 +86,8 @@ class Allocated:
         excluded: ``(file, bytes)`` of what is left out, the first of them; files by volume and path.
         excluded_files: how many there are in all.
         excluded_bytes: of them.
+        excluded_names: what the rules name of them, by volume and path; a folder stands for all below it.
+        unnamed: how many more the rules name.
     """
 
     source: Source
@@ -93,6 +95,8 @@ class Allocated:
     excluded: tuple[tuple[str, int], ...] = ()
     excluded_files: int = 0
     excluded_bytes: int = 0
+    excluded_names: tuple[str, ...] = ()
+    unnamed: int = 0
 
 
 def allocated(source: Source, *, all_blocks: bool, exclude: Sequence[str] = ()) -> Allocated:
@@ -122,11 +126,14 @@ def allocated(source: Source, *, all_blocks: bool, exclude: Sequence[str] = ()) 
     if not found.found:
         return Allocated(source=source, notes=tuple(found.notes))
     parts = found.excluded.items()
-    named = [(f"#{place}:{name}" if place else name, size) for place, part in parts for name, size in part.names]
+    named = [(in_volume(place, name), size) for place, part in parts for name, size in part.names]
+    names = [in_volume(place, name) for place, part in parts for name in part.matched]
     return Allocated(
         source=AllocatedSource(source, found),
         notes=tuple(found.notes),
         excluded=tuple(named[:MOST_NAMED]),
         excluded_files=sum(part.files for _, part in parts),
         excluded_bytes=sum(part.total for _, part in parts),
+        excluded_names=tuple(names[:MOST_MATCHED]),
+        unnamed=sum(part.unmatched for _, part in parts) + len(names[MOST_MATCHED:]),
     )

@@ -1,4 +1,4 @@
-"""Targets that are divided into partitions: what the receiver needs of whoever does that (flatten)."""
+"""What the receiver needs of whoever changes its targets beside passes (flatten): dividing, removing names."""
 
 from __future__ import annotations
 
@@ -43,6 +43,16 @@ class Division(Protocol):
         Raises:
             PeerError: they are not.
             FlattenError: the repair failed.
+        """
+
+    def remove_names(self, slot: Slot, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Remove names of excluded files from a target, or from a part of one; nothing writes to it meanwhile.
+
+        Returns:
+            ``removed`` and ``remaining``, for JSON.
+
+        Raises:
+            ProtocolError: the names are none.
         """
 
     def close(self) -> None:

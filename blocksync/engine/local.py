@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from blocksync.control.service import Peer
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.division import Division
 from blocksync.engine.inbound import read_frame
 from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.removal import remove_names
 from blocksync.engine.sender import Sender
 from blocksync.engine.sending import Route
 from blocksync.engine.slot import Slot
@@ -32,8 +35,18 @@ _SELF = Peer(fingerprint=bytes(32), name="this machine")
 _SLOT = "target"
 
 
-def copy_disk(source: Source, target_path: str, state: Path, options: CopyOptions, cancel: Cancel) -> SendResult:
+def copy_disk(
+    source: Source,
+    target_path: str,
+    state: Path,
+    options: CopyOptions,
+    cancel: Cancel,
+    division: Division | None = None,
+) -> SendResult:
     """One pass from ``source`` to a local target.
+
+    Args:
+        division: removes names of excluded files, where that is wanted.
 
     Raises:
         TargetRefusedError: see rule 9.
@@ -59,7 +72,7 @@ def copy_disk(source: Source, target_path: str, state: Path, options: CopyOption
     except BaseException:
         folder.close()
         raise
-    receiver = local_receiver({_SLOT: slot})
+    receiver = local_receiver({_SLOT: slot}, division)
     with contextlib.closing(receiver), local_route(receiver, folder_path / "copy") as route:
         wanted = SendOptions(
             to="",
@@ -73,12 +86,15 @@ def copy_disk(source: Source, target_path: str, state: Path, options: CopyOption
             exclude=options.exclude,
             progress=options.progress,
         )
-        return Sender(source, route, wanted, cancel).run()
+        result = Sender(source, route, wanted, cancel).run()
+        if options.remove_excluded and result.excluded_names:
+            result = dataclasses.replace(result, removal=remove_names(route.control, result))
+        return result
 
 
-def local_receiver(slots: dict[str, Slot]) -> Receiver:
+def local_receiver(slots: dict[str, Slot], division: Division | None = None) -> Receiver:
     """A receiver for this process alone: everything is allowed to the one peer there is."""
-    return Receiver(slots, lambda _peer, _slot: True, _quiet)
+    return Receiver(slots, lambda _peer, _slot: True, _quiet, division=division)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from blocksync.engine.logbook import Logbook
 from blocksync.engine.outlook import Outlook
 from blocksync.engine.reach import Reach
 from blocksync.engine.receipts import obtain, write_receipt
+from blocksync.engine.removal import remove_from
 from blocksync.engine.verify import Verifier
 from blocksync.errors import (
     BlocksyncError,
@@ -31,6 +32,7 @@ from blocksync.errors import (
 )
 from blocksync.limits import Limits
 from blocksync.options import DiskSpec, TransferOptions
+from blocksync.results import Removal, SendResult
 from blocksync.snapshots.freeze import Quiet, Stillness, mounts_over, refuse_own_files, standing_still
 from blocksync.sources.base import Source
 from blocksync.transfers.door import Door
@@ -192,14 +194,20 @@ class Operation:
                 self._logbook.say(f"{error.message}; trying again in {pause:.0f} s")
                 continue
             if final:
-                self._get_receipt()
-                return self._logbook.result(began)
+                return self._end(began, final=True)
         if step.action is Action.GIVE_UP:
             raise self._logbook.gives_up()
         self._logbook.move(TransferState.WAITING, until=0.0)
-        if self._options.receipt is not None:
-            self._get_receipt()
-        return self._logbook.result(began)
+        return self._end(began, final=False)
+
+    def _end(self, began: float, *, final: bool) -> TransferResult:
+        wanted = self._options.remove_excluded
+        # A difference is a result; the target then stays as it was sent.
+        same = all(each.identical for each in self._logbook.record.verified)
+        removals = self._remove_excluded() if same and (wanted or (wanted is None and final)) else []
+        if final or self._options.receipt is not None:
+            self._get_receipt(removals)
+        return dataclasses.replace(self._logbook.result(began), removals=tuple(removals))
 
     def _waits(self, step: Next) -> bool:
         """Sleep where the step is not due yet; whether it slept."""
@@ -292,9 +300,19 @@ class Operation:
             self._logbook.tell("verified", **dataclasses.asdict(result))
         self._logbook.note_verified(found)
 
-    def _get_receipt(self) -> None:
+    def _remove_excluded(self) -> list[Removal]:
+        removals = [remove_from(self._reach, each) for each in self._results() if each.excluded_names]
+        for removal in removals:
+            self._logbook.tell("removed", **dataclasses.asdict(removal))
+        return removals
+
+    def _results(self) -> list[SendResult]:
+        """Of the last pass, one a disk."""
         last = self._logbook.last
-        results = [each.result for each in last.disks if each.result is not None] if last else []
+        return [each.result for each in last.disks if each.result is not None] if last else []
+
+    def _get_receipt(self, removals: Sequence[Removal]) -> None:
+        results = self._results()
         part = sender_part(
             self._logbook.record,
             fingerprint=self._reach.identity.fingerprint,
@@ -302,6 +320,8 @@ class Operation:
             issued=self._clock.now(),
             unreadable={each.slot: each.unreadable for each in results},
             unused={each.slot: each.unused for each in results},
+            excluded={each.slot: (each.excluded_files, each.excluded_bytes) for each in results},
+            removed={each.slot: each.removed for each in removals},
         )
         try:
             raw = obtain(part, self._reach.control.receipt, self._reach.identity, self._reach.fingerprint)

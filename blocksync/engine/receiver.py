@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from blocksync.engine.division import Division
 from blocksync.engine.inbound import serve
 from blocksync.engine.rehearsal import Rehearsals
 from blocksync.engine.slot import Session, Slot
-from blocksync.engine.verify import piece_digests
+from blocksync.engine.verify import Verification, piece_digests
 from blocksync.engine.windows import Marks
 from blocksync.errors import (
     BlocksyncError,
@@ -38,6 +38,7 @@ from blocksync.protocol.messages import (
     Heartbeat,
     OpenAnswer,
     OpenRequest,
+    RemovalRequest,
     VerifyAnswer,
     VerifyRequest,
 )
@@ -180,6 +181,10 @@ class Receiver:
         """See :meth:`ControlPort.finish`."""
         with self._dividing:
             return self._division().finish(slot)
+
+    def remove_names(self, slot: Slot, wanted: dict[str, Any]) -> dict[str, Any]:
+        """See :meth:`ControlPort.remove_names`."""
+        return self._division().remove_names(slot, wanted)
 
     def _division(self) -> Division:
         if self.division is None:
@@ -356,6 +361,20 @@ class PeerPort(ControlPort):
         self._tell("finished", slot, "the system on the target is repaired", {"report": report})
         return report
 
+    def remove_names(self, request: RemovalRequest) -> dict[str, Any]:
+        slot = self._receiver.slot_for(self._peer, request.slot)
+        slot.await_abandoned(self._peer, b"")
+        slot.begin_verify(self._peer)  # keeps sessions out
+        try:
+            store = slot.store
+            if store is None or not store.complete or not store.generation:
+                raise PeerError(f"slot {slot.name} is not committed yet", remedy="run the same send again first")
+            report = self._receiver.remove_names(slot, request.wanted)
+        finally:
+            slot.end_verify(self._peer)
+        self._tell("removed", slot, f"{report['removed']} names of excluded files are removed", {"report": report})
+        return report
+
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
         slot = self._receiver.slot_for(self._peer, request.slot)
         size = request.size
@@ -372,7 +391,7 @@ class PeerPort(ControlPort):
         parts = piece_digests(
             slot.target, request.offset, request.length, request.piece_bytes, request.key, request.skip
         )
-        return VerifyAnswer(slot=slot.name, size=slot.target.size), _Verification(parts, slot, self._peer)
+        return VerifyAnswer(slot=slot.name, size=slot.target.size), Verification(parts, slot, self._peer)
 
     def _find(self, session: bytes) -> tuple[Slot, Session]:
         slot, found = self._receiver.find(session, self._peer.fingerprint)
@@ -384,28 +403,3 @@ class PeerPort(ControlPort):
             return  # a rehearsal is no news of its slot
         said = Progress(stage=stage, slot=slot.name, size=slot.target.size, message=message, detail=detail or {})
         self._receiver.tell(said)
-
-
-class _Verification(Iterator[bytes]):
-    """The digests of a verify; the slot counts as being verified until the last of them, or until it is closed.
-
-    A generator would not do: one that was never begun does not run its ``finally`` when it is closed.
-    """
-
-    def __init__(self, parts: Generator[bytes], slot: Slot, peer: Peer) -> None:
-        self._parts = parts
-        self._slot: Slot | None = slot
-        self._peer = peer
-
-    def __next__(self) -> bytes:
-        try:
-            return next(self._parts)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self._parts.close()
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            slot.end_verify(self._peer)

@@ -63,7 +63,9 @@ class Sender:
                     last_progress = time.monotonic()
                 if transfer.tally.counts().wire > before:
                     backoff = FIRST_BACKOFF_SECONDS
-                if time.monotonic() - last_progress >= transfer.options.retry_seconds:
+                # A target that is being read again is at work, not failing: that is waited for in any case.
+                preparing = isinstance(error, SlotPreparingError)
+                if not preparing and time.monotonic() - last_progress >= transfer.options.retry_seconds:
                     raise
                 transfer.retries += 1
                 transfer.tell("waiting", message=f"{error.message}; trying again in {backoff:.1f} s")

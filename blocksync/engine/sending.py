@@ -340,6 +340,8 @@ class Pass:
             excluded=transfer.view.excluded,
             excluded_files=transfer.view.excluded_files,
             excluded_bytes=transfer.view.excluded_bytes,
+            excluded_names=transfer.view.excluded_names,
+            unnamed=transfer.view.unnamed,
             tracker=self._tracking.provider,
             unreadable=transfer.source.unreadable(),
         )

@@ -10,7 +10,7 @@ import mmap
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
@@ -24,6 +24,11 @@ from blocksync.options import ProgressCallback
 from blocksync.protocol.messages import CONTROL_VERSION, ControlPort, VerifyRequest
 from blocksync.results import Progress, VerifyResult
 from blocksync.sources.base import Source
+
+if TYPE_CHECKING:
+    # The receiver's part of the engine: a sender need not load it.
+    from blocksync.control.service import Peer
+    from blocksync.engine.slot import Slot
 
 PIECE_BYTES = 4 << 20
 DIGEST_BYTES = 32
@@ -237,3 +242,28 @@ def _exactly(parts: Iterator[bytes]) -> Callable[[int], bytes]:
         return taken
 
     return read
+
+
+class Verification(Iterator[bytes]):
+    """The digests of a verify; the slot counts as being verified until the last of them, or until it is closed.
+
+    A generator would not do: one that was never begun does not run its ``finally`` when it is closed.
+    """
+
+    def __init__(self, parts: Generator[bytes], slot: Slot, peer: Peer) -> None:
+        self._parts = parts
+        self._slot: Slot | None = slot
+        self._peer = peer
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._parts)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._parts.close()
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.end_verify(self._peer)

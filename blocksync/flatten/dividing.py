@@ -18,8 +18,9 @@ from blocksync.engine.statedir import division_folder, slot_folder
 from blocksync.errors import BlocksyncError, FlattenSectorError, FlattenSpaceError, PeerError
 from blocksync.flatten import record
 from blocksync.flatten.boottest import boot_test
-from blocksync.flatten.ground import Ground, part_slot
+from blocksync.flatten.ground import Ground, part_slot, whole_slot
 from blocksync.flatten.plan import Plan
+from blocksync.flatten.removal import remove_names
 from blocksync.flatten.repair import RepairReport, RepairWishes, repair
 from blocksync.flatten.system import firmware_of
 from blocksync.manifest.folder import OsFolder
@@ -109,6 +110,24 @@ class Dividing:
             finally:
                 found.ground.settle()
         return self._said(slot, report)
+
+    def remove_names(self, slot: Slot, wanted: dict[str, Any]) -> dict[str, Any]:
+        found = self._divided.get(whole_slot(slot.name))
+        if found is None or found.parts.get(slot.name) is not slot:
+            return remove_names(slot.target, wanted)
+        number = next(copy.to for copy in found.plan.copies if slot.name.endswith(f".p{copy.to}"))
+        ground = found.ground
+        ground.settle()
+        try:
+            return remove_names(
+                slot.target,
+                wanted,
+                path=ground.target.name,
+                offset=found.plan.slice(number).offset,
+                touch=lambda: ground.touch([number]),
+            )
+        finally:
+            ground.settle()
 
     def close(self) -> None:
         for name in tuple(self._divided):

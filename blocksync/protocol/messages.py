@@ -222,6 +222,18 @@ class FinishRequest(Message):
     slot: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovalRequest(Message):
+    """A sender asks that the names of excluded files be removed from a target, now that it is committed.
+
+    ``wanted`` has ``names``, a list of texts as the result of a pass has them; it is checked by whoever removes them.
+    """
+
+    version: int
+    slot: str
+    wanted: dict[str, Any]
+
+
 class ControlPort(abc.ABC):
     """What a sender can ask of a receiver; the HTTPS client and the receiver in the same process both are one.
 
@@ -264,6 +276,10 @@ class ControlPort(abc.ABC):
     def finish(self, request: FinishRequest) -> dict[str, Any]:
         """Repair the system on a divided target; what was done, as an object of flatten's own."""
         raise ProtocolError(f"this receiver divides no targets, slot {request.slot} neither")
+
+    def remove_names(self, request: RemovalRequest) -> dict[str, Any]:
+        """Remove names of excluded files; ``removed`` has how many went, ``remaining`` why others stay."""
+        raise ProtocolError(f"this receiver mounts no targets, that of slot {request.slot} neither")
 
     def abort(self) -> None:  # noqa: B027 - a port that never waits has nothing to abort
         """Make the calls that are waiting for an answer right now fail; from any thread. Later calls work."""

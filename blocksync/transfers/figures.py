@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from blocksync.results import DiskOutcome
+from blocksync.results import DiskOutcome, Removal
 from blocksync.transfers.convergence import PassFigures, change_rate, next_seconds
 from blocksync.transfers.record import Forecast, PassRecord, TransferRecord
 from blocksync.transfers.states import TransferState, expires_at
@@ -79,6 +79,7 @@ class TransferResult:
         receipt: path of the signed receipt; empty where there is none.
         pause: seconds that the source stood still, verifying included; None without a final pass.
         forecasts: what was predicted of this transfer's passes, and what they took.
+        removals: of the names of excluded files, where the transfer was the one to remove them.
     """
 
     transfer: str
@@ -92,6 +93,7 @@ class TransferResult:
     receipt: str = ""
     pause: float | None = None
     forecasts: tuple[Forecast, ...] = ()
+    removals: tuple[Removal, ...] = ()
 
 
 def whole_passes(passes: Sequence[PassRecord]) -> list[PassFigures]:

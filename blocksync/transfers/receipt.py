@@ -67,6 +67,8 @@ def sender_part(
     issued: float,
     unreadable: Mapping[str, Sequence[tuple[int, int]]],
     unused: Mapping[str, int],
+    excluded: Mapping[str, tuple[int, int]],
+    removed: Mapping[str, int],
 ) -> dict[str, Any]:
     """What the sender says.
 
@@ -75,6 +77,8 @@ def sender_part(
         issued: seconds since 1970.
         unreadable: by slot, ``(offset, length)`` of what a rescue gave up.
         unused: by slot, bytes that were left out since no file uses them, or since they were excluded.
+        excluded: by slot, files whose content was excluded, and bytes of it.
+        removed: by slot, how many of their names were removed on the target.
     """
     from dataclasses import asdict
 
@@ -97,6 +101,9 @@ def sender_part(
                 "consistency": last[disk.slot].consistency if disk.slot in last else "live",
                 "unreadable": [list(each) for each in unreadable.get(disk.slot, ())],
                 "unused_bytes": unused.get(disk.slot, 0),
+                "excluded_files": excluded.get(disk.slot, (0, 0))[0],
+                "excluded_bytes": excluded.get(disk.slot, (0, 0))[1],
+                "removed_names": removed.get(disk.slot, 0),
             }
             for disk in record.disks
         ],

@@ -18,6 +18,7 @@ _MOST_DEPTH = 256
 _MOST_RANGES = 1 << 20
 _MOST_FOLDERS = 1 << 22
 MOST_NAMED = 1000
+MOST_MATCHED = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,23 @@ class Excluded:
         names: the first files, with the bytes of their content that are left out.
         files: how many there are.
         total: bytes of all of them.
-        remove: paths that the rules name (a folder stands for all below it), at most :data:`MOST_NAMED`.
+        matched: paths that the rules name (a folder stands for all below it), at most :data:`MOST_MATCHED`.
+        unmatched: how many more the rules name.
     """
 
     ranges: list[tuple[int, int]] = field(default_factory=list)
     names: list[tuple[str, int]] = field(default_factory=list)
     files: int = 0
     total: int = 0
-    remove: list[str] = field(default_factory=list)
+    matched: list[str] = field(default_factory=list)
+    unmatched: int = 0
+
+    def match(self, path: str) -> None:
+        """Note a path that the rules name."""
+        if len(self.matched) < MOST_MATCHED:
+            self.matched.append(path)
+        else:
+            self.unmatched += 1
 
     def add(self, path: str, ranges: Iterator[tuple[int, int]]) -> None:
         """Leave out a file's content."""
@@ -133,8 +143,8 @@ class Walk:
                 if self._rules.leaves_out(name, folder=False) or self._rules.leaves_out(name, folder=True):
                     node = self._files.node(entry.number)
                     here = self._rules.leaves_out(name, folder=node.kind == "folder")
-                    if here and len(self.found.remove) < MOST_NAMED:
-                        self.found.remove.append(name)
+                    if here:
+                        self.found.match(name)
                 elif not self._rules.may_match_below(name):
                     continue
             node = node or self._files.node(entry.number)

@@ -102,11 +102,19 @@ class Rules:
         )
 
 
+def in_volume(place: str, path: str) -> str:
+    """A path as rules and results write it: ``#2:/tmp`` in a volume, ``/tmp`` on a disk that is one."""
+    return f"#{place}:{path}" if place else path
+
+
+def out_of_volume(name: str) -> tuple[str, str]:
+    """The volume and the path that :func:`in_volume` put together."""
+    found = _PLACE.fullmatch(name)
+    return (found[1], found[2]) if found else ("", name)
+
+
 def _rule(text: str, ignore_case: bool) -> Rule:
-    line, place = text, ""
-    found = _PLACE.fullmatch(line)
-    if found is not None:
-        place, line = found[1], found[2]
+    place, line = out_of_volume(text)
     keep = line.startswith("+ ")
     if keep or line.startswith("- "):
         line = line[2:]

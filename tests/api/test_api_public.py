@@ -59,7 +59,9 @@ RECORDS = {
     "BootOptions": "firmware folder seconds memory_mib",
     "CheckOptions": "sources to slot targets system state_dir progress",
     "CheckResult": "findings",
-    "CopyOptions": ("create overwrite state_dir digest block_bytes replace rescue all_blocks exclude progress"),
+    "CopyOptions": (
+        "create overwrite state_dir digest block_bytes replace rescue all_blocks exclude remove_excluded progress"
+    ),
     "DiskOutcome": "source slot result code error",
     "DiskSpec": "source slot",
     "EstimateOptions": "to slot code ask_code state_dir connections level bwlimit watch pause seed progress",
@@ -88,6 +90,7 @@ RECORDS = {
         "boot_test senders memory code_folder progress on_listening"
     ),
     "ReceiveResult": "committed",
+    "Removal": "slot removed remaining",
     "Schedule": "windows otherwise",
     "SendOptions": (
         "to slot code ask_code state_dir connections digest block_bytes level bwlimit retry_seconds "
@@ -96,16 +99,16 @@ RECORDS = {
     "SendResult": (
         "slot kind generation size read changed zero wire resent resumed retries seconds level "
         "bottleneck root consistency tracker unreadable unused notes excluded excluded_files "
-        "excluded_bytes predicted"
+        "excluded_bytes excluded_names unnamed removal predicted"
     ),
     "TargetSpec": "path slot create_size overwrite",
     "TransferEvent": "kind transfer facts",
     "TransferOptions": (
-        "send follow until_converged final pre_final post_final freeze_seconds verify validity_days "
+        "send follow until_converged final pre_final post_final freeze_seconds verify remove_excluded validity_days "
         "limits receipt keep_quiet on_event"
     ),
     "TransferResult": (
-        "transfer state passes seconds consistency predicted_pause disks verified receipt pause forecasts"
+        "transfer state passes seconds consistency predicted_pause disks verified receipt pause forecasts removals"
     ),
     "TransferStatus": (
         "id to state running disks created touched expires until mode pass_count lag change_rate "

@@ -65,6 +65,18 @@ def test_digests_for_another_number_of_segments_are_refused() -> None:
         sync_map(Lying(larger, larger), b"", claimed(2), larger.root())
 
 
+def test_a_local_target_that_somebody_wrote_to_is_read_again_in_the_same_run(tmp_path: Path) -> None:
+    source, target = MemorySource(1 << 20), tmp_path / "target"
+    source.write(0, b"x" * (1 << 20))
+    copy_disk(source, str(target), tmp_path / "state", CopyOptions(create=True), Cancel())
+    with target.open("r+b") as file:
+        file.write(b"foreign")
+    result = copy_disk(source, str(target), tmp_path / "state", CopyOptions(), Cancel())
+    assert result.kind == "incremental"
+    assert result.changed == 64 << 10  # the claim of one block was withdrawn
+    assert target.read_bytes() == b"x" * (1 << 20)
+
+
 def test_a_receiver_that_commits_another_root_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,7 +85,7 @@ def test_the_content_of_files_is_left_out_and_nothing_else(tmp_path: Path, opene
     out = {path for path in expected if gone(path)}
     assert excluded.files == len(out) == 704
     assert {path.lstrip("/") for path, _ in excluded.names} == out
-    assert sorted(excluded.remove)[:2] == ["/var/cache", "/var/log/big.gz"]
+    assert sorted(excluded.matched)[:2] == ["/var/cache", "/var/log/big.gz"]
     plain = sum(end - start for start, end in DiskMap(opened(image)).used(0, found.size))
     used = list(found.used(0, found.size))
     assert plain - sum(end - start for start, end in used) == excluded.total
