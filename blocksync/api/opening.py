@@ -36,6 +36,20 @@ def rescued(source: Source, rescue: bool) -> Source:
     return RescueSource(source)
 
 
+def tracked(source: Source, path: str, options: EstimateOptions) -> None:
+    """Let the device below a path tell what changes, where it keeps track by itself and nothing has to be made."""
+    from blocksync.errors import ChangesUnknownError
+    from blocksync.snapshots.tracking import device_tracker
+
+    if source.tracker is not None:
+        return
+    try:
+        source.tracker = device_tracker(path)
+    except ChangesUnknownError as error:
+        if options.progress is not None:
+            options.progress(Progress(stage="watching", slot=options.slot, message=error.message))
+
+
 @contextlib.contextmanager
 def opened_together(sources: Sequence[str], *, rescue: bool) -> Iterator[list[Source]]:
     """All of them as they are."""

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from blocksync.api.opening import opened, reached
+from blocksync.api.opening import opened, reached, tracked
 from blocksync.engine.cancel import Cancel
 from blocksync.errors import TrustError
 from blocksync.estimate.results import BenchOptions, BenchResult, EstimateOptions, EstimateResult
@@ -72,6 +72,8 @@ def estimate(
     token = cancel or Cancel()
     with contextlib.ExitStack() as exits:
         disk = exits.enter_context(opened(source))
+        if wanted.watch and isinstance(source, str):
+            tracked(disk, source, wanted)
         reach = exits.enter_context(reached(wanted, token)) if wanted.to else None
         try:
             return Estimator(disk, reach, wanted, token).run()

@@ -151,11 +151,13 @@ def summary(result: EstimateResult) -> list[str]:
 
 
 def _change_lines(found: ChangeFigures) -> list[str]:
+    told = f"told by the source's dirty map ({found.tracker})" if found.tracker else "by reading samples again"
     if not found.rate:
-        lines = [f"changes: none in {show_seconds(found.watched)}"]
+        lines = [f"changes: none in {show_seconds(found.watched)}, {told}"]
     else:
         lines = [
-            f"changes: {show_rate(found.rate)} at first, up to {show_size(found.hot)} that is written again and again"
+            f"changes: {show_rate(found.rate)} at first, up to {show_size(found.hot)} that is written again and again",
+            f"  {told}",
         ]
     for number, following in enumerate(found.passes, 2):
         sends = f"{show_size(following.changed)} changed, {show_size(following.wire)} on the wire"

@@ -17,7 +17,7 @@ from blocksync.engine.rehearsal import MAX_REHEARSAL_BYTES
 from blocksync.errors import NetworkError, from_os_error
 from blocksync.estimate.digesting import digesting
 from blocksync.estimate.packing import level_table, levels_used, packed_at
-from blocksync.estimate.passes import changes, fit, pace_of
+from blocksync.estimate.passes import by_map, changes, fit, pace_of
 from blocksync.estimate.prediction import Packed, Prediction, around, predict
 from blocksync.estimate.rehearsal import Rehearsal, rehearse
 from blocksync.estimate.results import (
@@ -174,10 +174,17 @@ class Estimator:
         if not watched or not sample.pieces:
             return None
         self._tell("watching")
-        watcher = Watcher(self._source, sample.pieces, sample.picture, self._cancel)
+        watcher = Watcher(
+            self._source,
+            sample.pieces,
+            sample.picture,
+            self._cancel,
+            say=lambda message: self._tell("watching", message),
+        )
         points = watcher.run(
             watched, lambda age: self._tell("watching", f"{age:.0f} of {watched:.0f} s of changes seen")
         )
+        tracker = watcher.map.provider if watcher.map is not None else ""
         if link is None or rehearsal is None or prediction is None:
             curve = fit(points, sample.picture.data)
             return ChangeFigures(
@@ -189,15 +196,18 @@ class Estimator:
                 converges=False,
                 pause=None,
                 needed=None,
+                tracker=tracker,
             )
+        pace = pace_of(sample, rehearsal, prediction, link.best, digesting(sample, rehearsal.connections))
         return changes(
             points,
             watched,
-            pace_of(sample, rehearsal, prediction, link.best, digesting(sample, rehearsal.connections)),
+            by_map(pace, watcher.map, points),
             prediction.seconds.likely,
             prediction.wire.likely,
             self._options.pause,
             error=prediction.seconds.high / max(prediction.seconds.likely, 1e-9) - 1.0,
+            tracker=tracker,
         )
 
     # -- the result -------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from blocksync.estimate.mapped import ChangeMap
 from blocksync.estimate.prediction import Prediction
 from blocksync.estimate.rehearsal import Rehearsal
 from blocksync.estimate.results import ChangeFigures, PassFigures, Range
@@ -86,6 +87,8 @@ class Pace:
         packed: bytes on the wire for each changed byte.
         send_rate: changed bytes a second that both ends can deal with.
         link: bytes a second on the wire.
+        floor, spread: where a dirty map says what to read: so many bytes whatever changes, and so many for each
+            changed one. No spread: all of ``data`` is read.
     """
 
     fixed: float
@@ -94,11 +97,17 @@ class Pace:
     packed: float
     send_rate: float
     link: float
+    floor: float = 0.0
+    spread: float = 0.0
+
+    def reads(self, changed: float) -> float:
+        """Bytes that a pass reads and digests."""
+        return min(self.data, self.floor + changed * self.spread) if self.spread else self.data
 
     def seconds(self, changed: float, link: float | None = None) -> float:
         """Of a pass: it reads and sends at the same time."""
         wire = changed * self.packed / (link or self.link)
-        return self.fixed + max(self.data / self.scan_rate, changed / self.send_rate, wire)
+        return self.fixed + max(self.reads(changed) / self.scan_rate, changed / self.send_rate, wire)
 
 
 def pace_of(sample: Sample, rehearsal: Rehearsal, prediction: Prediction, link: float, scanned: float) -> Pace:
@@ -123,6 +132,14 @@ def pace_of(sample: Sample, rehearsal: Rehearsal, prediction: Prediction, link: 
         send_rate=max(1.0, (last.changed - first.changed) / passed),
         link=max(1.0, wire_rate if prediction.bottleneck == "link" else link),
     )
+
+
+def by_map(pace: Pace, found: ChangeMap | None, points: Sequence[tuple[float, float]]) -> Pace:
+    """The same pace where a dirty map spares the reading of what it does not name."""
+    seen = max((changed for _, changed in points), default=0.0)
+    if found is None:
+        return pace
+    return replace(pace, floor=float(found.before), spread=max(1.0, found.named / seen) if seen else 1.0)
 
 
 def follow(curve: Curve, pace: Pace, first: float, pause: float) -> tuple[tuple[PassFigures, ...], float]:
@@ -152,11 +169,8 @@ def needed_link(curve: Curve, pace: Pace, first_wire: float, pause: float) -> fl
     """
 
     def within(link: float) -> bool:
-        faster = Pace(
-            fixed=pace.fixed,
-            data=pace.data,
-            scan_rate=pace.scan_rate,
-            packed=pace.packed,
+        faster = replace(
+            pace,
             send_rate=max(pace.send_rate, link / max(pace.packed, 1e-9)) if link > pace.link else pace.send_rate,
             link=link,
         )
@@ -184,6 +198,7 @@ def changes(
     first_wire: float,
     pause: float,
     error: float = 0.0,
+    tracker: str = "",
 ) -> ChangeFigures:
     """All that follows from watching.
 
@@ -193,6 +208,7 @@ def changes(
         first, first_wire: seconds and bytes on the wire of the first pass.
         pause: seconds that the last pass may take.
         error: share by which the first pass may take more than is likely.
+        tracker: whose dirty map told the points.
     """
     curve = fit(points, int(pace.data))
     passes, last = follow(curve, pace, first, pause)
@@ -205,4 +221,5 @@ def changes(
         converges=last <= pause,
         pause=_pause(last, max(PAUSE_ERROR, error)),
         needed=None if last <= pause else needed_link(curve, pace, first_wire, pause),
+        tracker=tracker,
     )

@@ -133,6 +133,7 @@ class ChangeFigures:
         converges: the last pass is within the pause that was asked for.
         pause: how long the last pass takes with the source quiet; None without a receiver.
         needed: wire rate at which it would be within the pause; None where no link helps.
+        tracker: whose dirty map told what changed; empty where sampled pages were read again.
     """
 
     watched: float
@@ -143,6 +144,7 @@ class ChangeFigures:
     converges: bool
     pause: Range | None
     needed: float | None
+    tracker: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 A rate alone would mislead: production writes the same pages over and over, so what differs after an hour is far less
 than sixty times what differs after a minute. Therefore several looks at growing distances, and a curve of two numbers.
+Where the source has a dirty map, that is asked, and only the sampled pages that it names are read again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import zlib
 from collections.abc import Callable
 
 from blocksync.engine.cancel import Cancel
+from blocksync.errors import ChangesUnknownError
+from blocksync.estimate.mapped import ChangeMap
 from blocksync.estimate.sampling import Picture, Piece, aligned, picture_of
 from blocksync.geometry import PAGE_BYTES
 from blocksync.platforms import lower_io_priority
@@ -28,6 +31,7 @@ class Watcher:
         pieces: sampled ones.
         picture: of the source when they were.
         cancel: stops it.
+        say: told why a dirty map is not used.
         clock, wait: seconds that pass, and how to let them pass; ``wait`` says whether it was cancelled.
     """
 
@@ -37,6 +41,7 @@ class Watcher:
         pieces: list[Piece],
         picture: Picture,
         cancel: Cancel,
+        say: Callable[[str], None] = lambda _message: None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
@@ -44,9 +49,12 @@ class Watcher:
         self._pieces = pieces
         self._picture = picture
         self._cancel = cancel
+        self._say = say
         self._clock = clock
         self._wait = wait or cancel.wait
         self._room = aligned(max((piece.length for piece in pieces), default=PAGE_BYTES))
+        self.map: ChangeMap | None = None
+        """The dirty map by which it was watched to the end; None where sampled pages were read again."""
 
     def run(self, seconds: float, tell: Callable[[float], None]) -> list[tuple[float, float]]:
         """Watch.
@@ -64,6 +72,8 @@ class Watcher:
         """
         lower_io_priority()
         began = self._clock()
+        # Before the pages are read: what is written in between is in the map, or in both.
+        self.map = self._begin()
         first = [self._sums(piece) for piece in self._pieces]
         # Reading takes time: a piece's age counts from when that piece was read.
         offset = (self._clock() - began) / 2
@@ -72,17 +82,38 @@ class Watcher:
             self._wait(max(0.0, began + offset + part * seconds - self._clock()))
             self._cancel.check()
             looked = self._clock()
-            changed = sum(
-                sum(old != new for old, new in zip(sums, self._sums(piece), strict=True))
-                for sums, piece in zip(first, self._pieces, strict=True)
-            )
+            changed = self._changed(first)
             age = (looked + self._clock()) / 2 - began - offset
-            pages = sum(map(len, first))
-            share = changed / pages if pages else 0.0
-            grown = max(0, picture_of(self._source).data - self._picture.data)
-            points.append((age, share * self._picture.data + grown))
+            points.append((age, changed))
             tell(age)
         return points
+
+    def _begin(self) -> ChangeMap | None:
+        tracker = self._source.tracker
+        if tracker is None:
+            return None
+        try:
+            return ChangeMap(tracker, self._source.size)
+        except ChangesUnknownError as error:
+            self._say(f"{tracker.provider}: {error.message}; sampled pages are read again instead")
+            return None
+
+    def _changed(self, first: list[list[int]]) -> float:
+        """Bytes of the whole disk that differ from how they were."""
+        if self.map is not None:
+            try:
+                return self.map.changed(self._pieces, first, self._sums)
+            except ChangesUnknownError as error:
+                self._say(f"{self.map.provider}: {error.message}; sampled pages are read again instead")
+                self.map = None
+        changed = sum(
+            sum(old != new for old, new in zip(sums, self._sums(piece), strict=True))
+            for sums, piece in zip(first, self._pieces, strict=True)
+        )
+        pages = sum(map(len, first))
+        share = changed / pages if pages else 0.0
+        grown = max(0, picture_of(self._source).data - self._picture.data)
+        return share * self._picture.data + grown
 
     def _sums(self, piece: Piece) -> list[int]:
         """A checksum a page: a chance of 2^-32 to overlook a change is nothing to a statistic."""
