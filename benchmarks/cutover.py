@@ -1,10 +1,10 @@
 """A migration from plan to cutover, as a new user would try it, with the predictions beside the truth.
 
-    python -m benchmarks.cutover [--size 2G] [--rate 4M] [--until 3s] [--watch 20s] [--json]
+    python -m benchmarks.cutover [--size 2G] [--rate 4M] [--follow 5s] [--until 3s] [--watch 20s] [--json]
 
 An image is written to all the while, at random pages, until the final pass makes the source stand still. Real
-processes on loopback: check, estimate, first pass, following until passes are short, the final pass, verify. Ends
-with 0 only where the target is identical and every step did what it said.
+processes on loopback: check, estimate, first pass, following by the clock until it is stopped, passes until they are
+short, the final pass, verify. Ends with 0 only where the target is identical and every step did what it said.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from blocksync.cli.quantities import parse_size, show_rate, show_seconds, show_s
 
 PAGE_BYTES = 4096
 LIMIT_SECONDS = 1800.0
+FOLLOWED_PASSES = 3
 
 Said = dict[str, Any]
 
@@ -70,12 +71,14 @@ def sample(path: Path, size: int) -> None:
                 file.write(chance.randbytes(mebibyte) if kind == 1 else (text * 4)[: min(mebibyte, size - offset)])
 
 
+def line(*words: object) -> list[str]:
+    """A command line that says objects."""
+    return [sys.executable, "-m", "blocksync", *map(str, words), "--json"]
+
+
 def command(*words: object) -> list[Said]:
     """Run a command; the objects it said. Its own end, if it is no success, ends this program."""
-    done = subprocess.run(
-        [sys.executable, "-m", "blocksync", *map(str, words), "--json"],
-        capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
-    )  # fmt: skip
+    done = subprocess.run(line(*words), capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
     said = [json.loads(line) for line in done.stdout.splitlines()]
     if done.returncode:
         raise SystemExit(f"blocksync {words[0]} ended with {done.returncode}: {said[-1:]} {done.stderr}")
@@ -85,8 +88,9 @@ def command(*words: object) -> list[Said]:
 class Story:
     """The steps, and what each of them predicted and found."""
 
-    def __init__(self, folder: Path, size: int, rate: int, until: str, watch: str) -> None:
+    def __init__(self, folder: Path, size: int, rate: int, *, follow: str, until: str, watch: str) -> None:
         folder.chmod(0o700)
+        self._follow = follow
         self._watch = watch
         self._folder = folder
         self._until = until
@@ -116,6 +120,7 @@ class Story:
         ]
         check = command("check", self._image, *self._near)[-1]
         first = command("send", self._image, *self._near)[-1]
+        followed, lag = self._followed()
         following = command("send", self._image, *self._near, "--until-converged", self._until)
         stop, stopped = self._writer.stop, self._writer.stopped
         last = command(
@@ -127,11 +132,13 @@ class Story:
             -1
         ]
         status = command("status", "--state-dir", self._folder / "sender")[-1]["transfers"][0]
-        passes = [said for said in [*following, *last] if said["type"] == "pass"]
+        passes = [said for said in [*followed, *following, *last] if said["type"] == "pass"]
         return {
             "estimate": estimate,
             "findings": check.get("findings", []),
             "first": first,
+            "followed": sum(said["type"] == "pass" for said in followed),
+            "lag": lag,
             "passes": passes,
             "forecasts": last[-1]["forecasts"],
             "pause": last[-1]["pause"],
@@ -142,6 +149,26 @@ class Story:
             "identical": last[-1]["verified"] == {"disk": True} and self._same(),
             "receipt": proof["receiver"]["slots"][0]["root"] == last[-1]["root"],
         }
+
+    def _followed(self) -> tuple[list[Said], float]:
+        """Passes by the clock until ``blocksync stop``; what was said, and the lag that ``status`` told between two."""
+        with subprocess.Popen(
+            line("send", self._image, *self._near, "--follow", self._follow), stdout=subprocess.PIPE, text=True
+        ) as sender:
+            assert sender.stdout is not None
+            said: list[Said] = []
+            lag = 0.0
+            passes = 0
+            for text in sender.stdout:
+                said.append(json.loads(text))
+                passes += said[-1]["type"] == "pass"
+                if said[-1]["type"] == "pass" and passes == FOLLOWED_PASSES:
+                    where = ["--state-dir", self._folder / "sender"]
+                    lag = command("status", *where)[-1]["transfers"][0]["lag"]
+                    command("stop", self._image, *where)
+        if passes < FOLLOWED_PASSES:
+            raise SystemExit(f"following ended with {sender.returncode} after {passes} passes: {said[-1:]}")
+        return said, lag
 
     def _same(self) -> bool:
         with open(self._image, "rb") as ours, open(self._target, "rb") as theirs:
@@ -168,6 +195,7 @@ def lines(found: Said) -> list[str]:
             f"pass {each['number']}: {show_size(each['changed'])} changed in {show_seconds(each['seconds'])}"
             for each in found["passes"]
         ),
+        f"followed for {found['followed']} passes, then stopped; the target was {show_seconds(found['lag'])} behind",
         *beside_the_truth(forecasts),
         f"{held} of {len(forecasts)} within their intervals",
         f"the source stood still for {show_seconds(found['pause'])}, verifying included",
@@ -184,12 +212,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=parse_size, default=parse_size("2G"))
     parser.add_argument("--rate", type=parse_size, default=parse_size("4M"), help="bytes a second that are written")
+    parser.add_argument("--follow", default="5s", help="from the beginning of a followed pass to that of the next")
     parser.add_argument("--until", default="3s")
     parser.add_argument("--watch", default="20s", help="how long the estimate watches the source change")
     parser.add_argument("--json", action="store_true")
     wanted = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="blocksync-cutover-") as place:
-        story = Story(Path(place), wanted.size, wanted.rate, wanted.until, wanted.watch)
+        story = Story(
+            Path(place), wanted.size, wanted.rate, follow=wanted.follow, until=wanted.until, watch=wanted.watch
+        )
         try:
             found = story.run()
         finally:
