@@ -364,7 +364,7 @@ class PeerPort(ControlPort):
     def remove_names(self, request: RemovalRequest) -> dict[str, Any]:
         slot = self._receiver.slot_for(self._peer, request.slot)
         slot.await_abandoned(self._peer, b"")
-        slot.begin_verify(self._peer, 0, slot.target.size)  # keeps sessions out
+        slot.keep_out(self._peer)
         try:
             store = slot.store
             if store is None or not store.complete or not store.generation:

@@ -177,12 +177,11 @@ class Slot:
         ):
             session.ended.wait(0.1)
 
-    def begin_verify(self, peer: Peer, offset: int, length: int) -> None:
-        """Keep sessions out until :meth:`end_verify`; the range is read from the storage from here on.
+    def keep_out(self, peer: Peer) -> None:
+        """Keep sessions out until :meth:`end_verify`.
 
         Raises:
             SlotBusyError: somebody writes.
-            TargetError: what is in the cache alone cannot be written.
         """
         with self.lock:
             session = self.session
@@ -192,14 +191,25 @@ class Slot:
                     raise SlotBusyError(f"slot {self.name} is being written to by {session.peer.name}")
                 self.end(session)
             self.mend()
+            self.verifying[peer.fingerprint] += 1
+
+    def begin_verify(self, peer: Peer, offset: int, length: int) -> None:
+        """Keep sessions out until :meth:`end_verify`; the range is read from the storage from here on.
+
+        Raises:
+            SlotBusyError: somebody writes.
+            TargetError: what is in the cache alone cannot be written.
+        """
+        with self.lock:
+            self.keep_out(peer)
             try:
                 self.target.sync()
             except TargetError:
                 # No claim stands on it; what it did not write is in a state that only a new descriptor can tell.
                 self._failed = True
+                self.end_verify(peer)
                 raise
             self.target.drop_cached(offset, length)
-            self.verifying[peer.fingerprint] += 1
 
     def end_verify(self, peer: Peer) -> None:
         with self.lock:
