@@ -197,7 +197,8 @@ class TransferOptions:
     """A transfer from its first pass to the cutover.
 
     Args:
-        send: how each pass is made; ``slot`` and ``bwlimit`` are not looked at.
+        send: how each pass is made; ``bwlimit`` is the bandwidth of ``limits``, give one of them; ``slot`` counts for
+            a flattened transfer alone.
         follow: seconds from the beginning of a pass to that of the next; None makes no further ones.
         until_converged: seconds; pass until the next pass is predicted to be this short.
         final: end with a pass while the source stands still.

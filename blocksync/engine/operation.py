@@ -30,7 +30,7 @@ from blocksync.errors import (
     GroupIncompleteError,
     UsageError,
 )
-from blocksync.limits import Limits
+from blocksync.limits import Limits, Schedule
 from blocksync.options import DiskSpec, TransferOptions
 from blocksync.results import Removal, SendResult
 from blocksync.snapshots.freeze import Quiet, Stillness, mounts_over, refuse_own_files, standing_still
@@ -116,7 +116,8 @@ class Operation:
         self._cancel = cancel
         self._clock = clock or Clock()
         self._policy = Policy(follow=options.follow, until_converged=options.until_converged, final=options.final)
-        self._limits = LiveLimits(options.limits)
+        self._wanted = _limits(options)
+        self._limits = LiveLimits(self._wanted)
         self._logbook: Logbook
         self._final_now = False
         self._not_before = 0.0
@@ -137,7 +138,7 @@ class Operation:
         """
         store = TransferStore(self._state_dir)
         store.age(self._clock.now())
-        self._limits.change(self._options.limits)
+        self._limits.change(self._wanted)
         with self._opening() as sources:
             records = [
                 DiskRecord(source=disk.source, identity=source.identity, slot=disk.slot, size=source.size)
@@ -375,6 +376,20 @@ def _may_pass(error: BlocksyncError) -> bool:
 
 def _is_path(source: str) -> bool:
     return "://" not in source and Path(source).exists()
+
+
+def _limits(options: TransferOptions) -> Limits:
+    """A transfer's limits; a plain rate for its passes is its bandwidth, and is changed as that is.
+
+    Raises:
+        UsageError: two rates are given.
+    """
+    rate = options.send.bwlimit
+    if not rate:
+        return options.limits
+    if options.limits.bandwidth != Schedule():
+        raise UsageError("the send's bwlimit and the transfer's limits both give a bandwidth", remedy="give one")
+    return dataclasses.replace(options.limits, bandwidth=Schedule(otherwise=rate))
 
 
 def _mode(options: TransferOptions) -> str:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 from flatten_trees import copied
 
 from blocksync import api
+from blocksync.engine.pace import Pace
 from blocksync.errors import (
     FlattenChangedError,
     FlattenSpaceError,
     InterruptedTransferError,
     PeerError,
     TargetRefusedError,
+    UsageError,
 )
 from blocksync.flatten.check import check_target
 from blocksync.flatten.mounts import mounted, privately
 from blocksync.flatten.rules import RULES
 from blocksync.flatten.system import assembled, look_at
-from blocksync.limits import Limits
+from blocksync.limits import Limits, Schedule
 from blocksync.options import FlattenOptions, SendOptions
 from blocksync.results import Progress
 from tests.devices import need_root
@@ -326,32 +329,21 @@ def test_an_interrupted_transfer_is_resumed_and_only_the_rest_is_sent(
     assert check_target(str(target)) == []
 
 
-def test_blocks_that_no_file_uses_are_not_read(tmp_path: Path) -> None:
-    need_root()
-    recipe = Recipe(
-        name="used",
-        boot_mib=16,
-        volumes=(
-            Lv(name="root", where="/", kind="ext4", mib=48),
-            Lv(name="home", where="/home", kind="xfs", mib=320),
-        ),
-    )
-    tree = copied("debian", "before", tmp_path / "tree")
-    (tree / "home").mkdir()
-    (tree / "etc/crypttab").unlink()
-    (tree / "etc/fstab").write_text("/dev/vg0/root / ext4 defaults 0 1\n/dev/vg0/home /home xfs defaults 0 2\n")
-    disks = disks_of(recipe, tree, tmp_path)
+def test_a_plain_rate_limits_a_flattened_transfer(
+    disks: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[tuple[int, int]] = []
+
+    def wait(pace: Pace, size: int, _stop: threading.Event) -> None:
+        waited.append((pace._rate(), size))
+
+    monkeypatch.setattr(Pace, "wait", wait)
     target = tmp_path / "target.img"
     with receiving(target, tmp_path, create=api.plan_flatten([str(disk) for disk in disks]).size) as where:
-        done = flattened(disks, where, tmp_path, verify=True)
-    results = {outcome.slot: outcome.result for outcome in done.group.disks}
-    for slot, least in (("vm.p2", 0.5), ("vm.p3", 0.5)):
-        result = results[slot]
-        assert result is not None
-        assert result.unused > least * result.size
-        assert result.read + result.unused <= result.size
-    shown = look_at(str(target)).parts
-    assert [part.kind for part in shown] == ["ext4", "ext4", "xfs"]
+        flattened(disks, where, tmp_path, bwlimit=4 * MIB)
+        with pytest.raises(UsageError, match="both give a bandwidth"):
+            flattened(disks, where, tmp_path, bwlimit=MIB, limits=Limits(bandwidth=Schedule(otherwise=MIB)))
+    assert sum(size for rate, size in waited if rate == 4 * MIB) > 3 * MIB
 
 
 @pytest.mark.parametrize("kind", ["xfs", "btrfs"])
