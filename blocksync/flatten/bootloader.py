@@ -34,6 +34,7 @@ BOOT_CODE_BYTES = 440
 _SECTOR = 512
 _MOST_MODULE_BYTES = 4 << 20
 _MOST_MODULES = 600
+_MOST_LOADER_BYTES = 64 << 20
 _BIOS, _UEFI = "i386-pc", "x86_64-efi"
 _HOST_MODULES = Path("/usr/lib/grub")
 _COMMON = (
@@ -211,14 +212,23 @@ def _rebuild_uefi(system: System, esp: str, home: Part, path: str, folder: str) 
             places.append(old)
     guest.make_folders(f"{esp}/{_FALLBACK}")
     for place in places:
-        before = guest.read(place, 64 << 20)
-        if before is not None and before != image:
-            keep_original(guest, place, before)
-        guest.write(place, image)
+        _put_loader(guest, place, image)
     return [
         f"GRUB for UEFI rebuilt at {place}, reading {path} on partition {home.number} ({whose} modules)"
         for place in places
     ]
+
+
+def names_volume(image: bytes) -> bool:
+    """Whether an EFI image has a prefix on a logical volume: signed ones look beside themselves."""
+    return b"(lvmid/" in image or b"(lvm/" in image
+
+
+def _put_loader(guest: Guest, place: str, image: bytes) -> None:
+    before = guest.read(place, _MOST_LOADER_BYTES)
+    if before is not None and before != image:
+        keep_original(guest, place, before)
+    guest.write(place, image)
 
 
 def _shim_folder(guest: Guest, esp: str) -> str | None:
@@ -229,15 +239,19 @@ def _shim_folder(guest: Guest, esp: str) -> str | None:
 
 
 def _keep_shim(guest: Guest, esp: str, vendor: str) -> str:
-    """With Secure Boot the signed chain stays; it is copied to where firmware without an entry looks."""
+    """With Secure Boot the signed chain stays; it is copied to where firmware without an entry looks.
+
+    What lies there already stays too, unless it looks for its files on the old volume.
+    """
     source = f"{esp}/EFI/{vendor}"
-    if guest.kind(f"{esp}/{_FALLBACK}/BOOTX64.EFI") != "file":
+    fallback = guest.read(f"{esp}/{_FALLBACK}/BOOTX64.EFI", _MOST_LOADER_BYTES)
+    if fallback is None or names_volume(fallback):
         guest.make_folders(f"{esp}/{_FALLBACK}")
         names = {"shimx64.efi": "BOOTX64.EFI", "grubx64.efi": "grubx64.efi", "mmx64.efi": "mmx64.efi"}
         for old, new in names.items():
-            content = guest.read(f"{source}/{old}", 64 << 20)
+            content = guest.read(f"{source}/{old}", _MOST_LOADER_BYTES)
             if content is not None:
-                guest.write(f"{esp}/{_FALLBACK}/{new}", content)
+                _put_loader(guest, f"{esp}/{_FALLBACK}/{new}", content)
     return f"the signed loaders of EFI/{vendor} are kept, and can be booted from EFI/BOOT"
 
 

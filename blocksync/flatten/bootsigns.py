@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from blocksync.trust.names import printable
+
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][0-9A-B]|\r")
 
 
@@ -89,19 +91,21 @@ NOTICES = (
 
 
 def judge(text: str) -> tuple[Sign, str] | None:
-    """The first of the signs in the order of their appearance, and the line that told it."""
+    """The first of the signs in the order of their appearance, and the line that told it, neutralised."""
     best: tuple[int, Sign, str] | None = None
     for sign in SIGNS:
         hit = sign.pattern.search(text)
         if hit is not None and (best is None or hit.start() < best[0]):
             line = text[text.rfind("\n", 0, hit.start()) + 1 :].partition("\n")[0]
-            best = hit.start(), sign, line.strip()[:200]
+            best = hit.start(), sign, printable(line.strip())
     return best[1:] if best is not None else None
 
 
 def notices(text: str) -> list[str]:
-    """What a console shows beside its end."""
-    return [f"{what}: {hit[1].strip()}" for pattern, what in NOTICES for hit in pattern.finditer(text)][:50]
+    """What a console shows beside its end; the guest's words are neutralised."""
+    return [f"{what}: {printable(hit[1].strip())}" for pattern, what in NOTICES for hit in pattern.finditer(text)][
+        :50
+    ]
 
 
 def plain(raw: bytes) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from blocksync.errors import BootTestError
 from blocksync.flatten.bootsigns import SIGNS, Sign, judge, notices, plain
 from blocksync.flatten.emulator import Monitor, accelerator, command, running
+from blocksync.trust.names import printable
 
 DEFAULT_SECONDS = 600.0
 _POLL_SECONDS = 0.5
@@ -142,7 +143,7 @@ def _watch(
     if stuck is not None:
         # A boot sector without a program in it: the firmware ran it and never came back.
         return "no-loader", stuck[0].strip(), next(sign for sign in SIGNS if sign.verdict == "no-loader")
-    return "silent", lines[-1].strip()[:200] if lines else "", None
+    return "silent", printable(lines[-1].strip()) if lines else "", None
 
 
 def _tail(path: Path) -> bytes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from blocksync.errors import FlattenError
 from blocksync.flatten.aliases import AliasMap
-from blocksync.flatten.bootloader import SEAL, bios_place, find_esp, grub_folder
+from blocksync.flatten.bootloader import SEAL, bios_place, find_esp, grub_folder, names_volume
 from blocksync.flatten.changes import RECORD, found_files, kernel_words, misnamed_units, needs_labels
 from blocksync.flatten.initrd import InitrdFacts, read_initrd
 from blocksync.flatten.mounts import privately
@@ -202,7 +202,7 @@ def _loader_findings(system: System) -> Iterator[Leftover]:
         image = system.guest.read(fallback, _MOST_IMAGE_BYTES)
         if image is None:
             yield _loader(fallback, (), "firmware without an entry for it finds nothing to boot")
-        elif b"(lvmid/" in image or b"(lvm/" in image:
+        elif names_volume(image):
             yield _loader(fallback, ("(lvmid/…)",), symptom)
         return
     place = bios_place(system)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from blocksync.errors import FlattenError, GuestMountError
-from blocksync.flatten.mounts import mounted, run_tool
+from blocksync.flatten.mounts import mounted, run_tool, wait_for_loop
 from blocksync.flatten.system import TargetDisk
 
 _SECONDS = 3600.0
@@ -31,6 +31,7 @@ def grow_filesystem(disk: TargetDisk, number: int) -> str:
                 run_tool(["resize2fs", device], GuestMountError, seconds=_SECONDS)
             finally:
                 run_tool(["losetup", "--detach", device], GuestMountError)
+                wait_for_loop(part.place(disk.path))
         elif part.kind == "xfs":
             with mounted(part.place(disk.path), read_only=False) as (_, folder):
                 run_tool(["xfs_growfs", folder], GuestMountError, seconds=_SECONDS)

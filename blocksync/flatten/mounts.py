@@ -124,14 +124,14 @@ def mounted(place: Place, *, read_only: bool, options: str = "") -> Iterator[tup
                 tree.close()
         finally:
             run_tool(["umount", folder], GuestMountError)
-            _wait_for_loop(place)
+            wait_for_loop(place)
     finally:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
 
 
-def _wait_for_loop(place: Place) -> None:
-    """Wait until the mount's loop device is gone, so that the next to open the target does not find it in use.
+def wait_for_loop(place: Place) -> None:
+    """Wait until a loop device of ours is gone, so that the next to open the target does not find it in use.
 
     The kernel frees it when the last who has it open closes it, and that may be somebody's ``losetup``, which looks
     at all of them. One that stays is left: whoever opens the target is told of it.

@@ -76,6 +76,14 @@ def test_what_spoils_a_boot_that_comes_up_is_noticed() -> None:
     ]
 
 
+def test_what_a_guest_writes_cannot_speak_to_a_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\x9b31m\u202e"
+    text = plain(f"Failed to start {hostile}.\nroot{hostile} login: \ngrub rescue>{hostile}\n".encode())
+    told = [*notices(text), (judge(text) or pytest.fail("no sign"))[1]]
+    assert len(told) == 2
+    assert all(line.isprintable() and "]0;owned" in line for line in told)
+
+
 def test_an_empty_disk_does_not_boot_and_is_not_touched(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

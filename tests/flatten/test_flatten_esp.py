@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from flatten_trees import contents
 
+from blocksync import flatten
 from blocksync.errors import GuestFileError, GuestPathError
-from blocksync.flatten.bootloader import rebuild
+from blocksync.flatten.bootloader import SEAL, rebuild
 from blocksync.flatten.system import Part, System, TargetDisk
 from blocksync.flatten.tree import FolderTree, Guest
 
+OLD = b"MZ (lvmid/a/b)/boot/grub"
 FALLBACK = "EFI/BOOT/BOOTX64.EFI"
 CHAIN = {"shimx64.efi": b"MZ signed shim", "grubx64.efi": b"MZ signed grub", "mmx64.efi": b"MZ signed manager"}
-LOADER_PATHS = (
-    "boot/efi/EFI/BOOT/BOOTX64.EFI",
-    "boot/efi/EFI/debian/grubx64.efi",
-    "boot/grub/x86_64-efi/normal.mod",
-    "etc/blocksync-flatten/original/boot/efi/EFI/BOOT/BOOTX64.EFI",
-)
 
 
 def part(number: int, kind: str) -> Part:
@@ -45,6 +46,64 @@ def uefi_system(folder: Path) -> System:
     disk = TargetDisk(path="", size=4 << 20, sector_bytes=512, table="gpt", parts=(esp, root), holds_lvm=False)
     tree = FolderTree(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), "root")
     return System(disk=disk, guest=Guest(tree), homes={"/": (root, "/"), "/boot/efi": (esp, "/")})
+
+
+def signed_system(folder: Path) -> System:
+    """With a shim, and beside it a loader of old at the fallback path."""
+    system = uefi_system(folder)
+    for name, content in CHAIN.items():
+        (folder / "boot/efi/EFI/debian" / name).write_bytes(content)
+    (folder / "boot/efi/EFI/BOOT").mkdir(exist_ok=True)
+    (folder / "boot/efi" / FALLBACK).write_bytes(OLD)
+    return system
+
+
+def unsigned_system(folder: Path) -> System:
+    """With loaders of old, at the fallback path and where a firmware's entry leads."""
+    system = uefi_system(folder)
+    (folder / "boot/efi/EFI/BOOT").mkdir(exist_ok=True)
+    for path in (FALLBACK, "EFI/debian/grubx64.efi"):
+        (folder / "boot/efi" / path).write_bytes(OLD)
+    return system
+
+
+def bios_system(folder: Path) -> System:
+    """With a gap behind its master boot record."""
+    for made in ("boot/grub", "etc"):
+        (folder / made).mkdir(parents=True, exist_ok=True)
+    (folder / "boot/grub/grub.cfg").write_text("# no menu\n")
+    root = part(1, "ext4")
+    disk = TargetDisk(path="", size=4 << 20, sector_bytes=512, table="mbr", parts=(root,), holds_lvm=False)
+    tree = FolderTree(os.open(folder, os.O_RDONLY | os.O_DIRECTORY), "root")
+    return System(disk=disk, guest=Guest(tree), homes={"/": (root, "/")})
+
+
+SYSTEMS: dict[str, Callable[[Path], System]] = {
+    "signed": signed_system,
+    "unsigned": unsigned_system,
+    "bios": bios_system,
+}
+
+
+def nowhere(_offset: int, _data: bytes) -> None:
+    """What is written outside of the filesystems."""
+
+
+@functools.cache
+def written_paths() -> list[tuple[str, str]]:
+    """``(system, path)`` of each file that a rebuild finds or writes; of GRUB's modules one a kind."""
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for name, made in SYSTEMS.items():
+        with tempfile.TemporaryDirectory(prefix="written-") as folder:
+            rebuild(made(Path(folder)), nowhere)
+            for file in sorted(Path(folder).rglob("*")):
+                where = file.relative_to(folder)
+                path = str(where)
+                if not file.is_file():
+                    continue
+                kind = str(where.parent / f"*{where.suffix}") if where.suffix in (".mod", ".lst") else path
+                found.setdefault((name, kind), (name, path))
+    return sorted(found.values())
 
 
 def never(_offset: int, _data: bytes) -> None:
@@ -77,6 +136,17 @@ def test_a_fallback_that_is_signed_already_stays(tmp_path: Path) -> None:
     assert (esp / FALLBACK).read_bytes() == b"MZ the distribution's own"
 
 
+def test_a_fallback_that_looks_for_the_old_volume_gives_way_to_the_signed_chain(tmp_path: Path) -> None:
+    rebuild(signed_system(tmp_path), never)
+    folder = tmp_path / "boot/efi/EFI/BOOT"
+    assert (folder / "BOOTX64.EFI").read_bytes() == CHAIN["shimx64.efi"]
+    assert (folder / "grubx64.efi").read_bytes() == CHAIN["grubx64.efi"]
+    assert (tmp_path / "etc/blocksync-flatten/original/boot/efi" / FALLBACK).read_bytes() == OLD
+    before = contents(tmp_path)
+    rebuild(uefi_system(tmp_path), never)
+    assert contents(tmp_path) == before
+
+
 def test_an_unsigned_loader_is_rebuilt_for_the_fallback_path_and_where_it_was(tmp_path: Path) -> None:
     system = uefi_system(tmp_path)
     old = tmp_path / "boot/efi/EFI/debian/grubx64.efi"
@@ -89,22 +159,32 @@ def test_an_unsigned_loader_is_rebuilt_for_the_fallback_path_and_where_it_was(tm
     assert kept.read_bytes() == b"MZ (lvmid/a/b)/boot/grub"
 
 
-@pytest.mark.parametrize("path", LOADER_PATHS)
+def test_no_other_module_of_flatten_writes_into_a_system() -> None:
+    """Files of configuration follow from the rules; those of boot loaders are found out by :func:`written_paths`."""
+    writing = re.compile(r"guest\.(?:write|remove|make_link|make_folders)\(|\bkeep_original\(")
+    folder = Path(flatten.__path__[0])
+    found = {path.name for path in folder.glob("*.py") if writing.search(path.read_text())}
+    assert found == {"changes.py", "bootloader.py"}
+    places = {path for _, path in written_paths()}
+    assert {"boot/efi/" + FALLBACK, "boot/efi/EFI/debian/grubx64.efi", SEAL[1:]} <= places
+    assert any(path.startswith("boot/grub/i386-pc/") for path in places)
+
+
+@pytest.mark.parametrize(("name", "path"), written_paths())
 @pytest.mark.parametrize("how", ["file", "folder", "hard link", "fifo"])
-def test_what_a_loader_is_written_to_leads_to_nothing_of_the_host(path: str, how: str, tmp_path: Path) -> None:
+def test_what_a_loader_is_written_to_leads_to_nothing_of_the_host(
+    name: str, path: str, how: str, tmp_path: Path
+) -> None:
     host = tmp_path / "host"
     host.mkdir()
     bait = host / Path(path).name
     bait.write_bytes(b"the host's own (lvmid/a/b)")
     root = tmp_path / "root"
-    system = uefi_system(root)
-    (root / "boot/efi/EFI/debian/grubx64.efi").write_bytes(b"MZ (lvmid/a/b)")
+    system = SYSTEMS[name](root)
     victim = root / path
     victim.parent.mkdir(parents=True, exist_ok=True)
     if how == "folder":
-        for inside in victim.parent.iterdir():
-            inside.unlink()
-        victim.parent.rmdir()
+        shutil.rmtree(victim.parent)
         victim.parent.symlink_to(host)
     else:
         victim.unlink(missing_ok=True)
@@ -118,7 +198,7 @@ def test_what_a_loader_is_written_to_leads_to_nothing_of_the_host(path: str, how
             victim.hardlink_to(other)
     before = contents(host)
     try:
-        rebuild(system, never)
+        rebuild(system, nowhere)
     except (GuestFileError, GuestPathError) as error:
         assert error.code in ("BS1120", "BS1121")  # noqa: PT017 - refusing is one of two right answers
     assert contents(host) == before

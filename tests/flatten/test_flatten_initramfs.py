@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from blocksync.flatten.initramfs import rebuild_initramfs
 from blocksync.flatten.mounts import privately
 from blocksync.flatten.system import Part, System, TargetDisk
 from blocksync.flatten.tree import FolderTree, Guest
-from tests.devices import need_root
+from tests.devices import image, loop_device, need_root
 
 NAMESPACES = ("mnt", "pid", "net", "uts", "ipc")
 SEEN = """#!/bin/sh
@@ -27,7 +28,12 @@ for file in BAIT /proc/1/root/BAIT ../../../../BAIT; do
     [ -e "$file" ] && { echo found > /escaped; echo hostile > "$file"; }
 done
 mount -t tmpfs none /etc 2>/dev/null
-[ -b /dev/vda ] || [ -b /dev/sda ] || [ -b /dev/loop0 ] || echo none > /disks
+disks=
+for node in /dev/* /dev/*/*; do [ -b "$node" ] && disks="$disks $node"; done
+mknod /made b MAJOR MINOR 2>/dev/null && disks="$disks /made"
+[ -b /brought ] || disks="$disks lost"
+(exec 3< /brought) 2>/dev/null && disks="$disks /brought"
+echo "none$disks" > /disks
 exit CODE
 """
 
@@ -36,7 +42,12 @@ def system_with(root: Path, script: str) -> System:
     """A system of the few programs that a shell script needs, whose update-initramfs is the script."""
     for folder in ("proc", "sys", "dev", "run", "tmp", "etc", "usr/sbin", "bin"):
         (root / folder).mkdir(parents=True)
-    for name, source in (("sh", "/bin/sh"), ("readlink", "/usr/bin/readlink"), ("mount", "/usr/bin/mount")):
+    for name, source in (
+        ("sh", "/bin/sh"),
+        ("readlink", "/usr/bin/readlink"),
+        ("mount", "/usr/bin/mount"),
+        ("mknod", "/usr/bin/mknod"),
+    ):
         shutil.copy(os.path.realpath(source), root / "bin" / name)
         said = subprocess.run(["ldd", source], capture_output=True, text=True, check=True).stdout
         for library in re.findall(r"(/\S+\.so\S*)", said):
@@ -68,7 +79,16 @@ def test_the_systems_own_code_runs_in_namespaces_of_its_own(code: int, tmp_path:
     bait = host / "bait"
     bait.write_text("the host's own")
     script = SEEN.replace("CODE", str(code)).replace("BAIT", str(bait)[1:]).replace("for file in ", "for file in /")
-    system = system_with(tmp_path / "root", script)
+    with loop_device(image(tmp_path / "disk.img", 1 << 20)) as device:
+        number = os.stat(device).st_rdev
+        script = script.replace("MAJOR", str(os.major(number))).replace("MINOR", str(os.minor(number)))
+        system = system_with(tmp_path / "root", script)
+        os.mknod(tmp_path / "root/brought", stat.S_IFBLK | 0o666, number)  # a node of a disk that the system brings
+        _run_and_look(system, code, tmp_path)
+
+
+def _run_and_look(system: System, code: int, tmp_path: Path) -> None:
+    host = tmp_path / "host"
     mounts = Path("/proc/self/mounts").read_text()
     domain = Path("/proc/sys/kernel/domainname").read_text()
     if code:
@@ -82,7 +102,7 @@ def test_the_systems_own_code_runs_in_namespaces_of_its_own(code: int, tmp_path:
     assert not set(seen) & set(ours)
     assert int((tmp_path / "root/number").read_text()) < 50  # numbers of processes begin anew
     assert not (tmp_path / "root/escaped").exists()
-    assert (tmp_path / "root/disks").exists()
+    assert (tmp_path / "root/disks").read_text() == "none\n"
     assert contents(host) == {"bait": b"the host's own"}
     assert Path("/proc/self/mounts").read_text() == mounts
     assert Path("/proc/sys/kernel/domainname").read_text() == domain
