@@ -1,14 +1,17 @@
 """The campaign of flatten: systems with their root on LVM are flattened, looked at and booted.
 
 ``python -m tests.vm.flattening [--local | --rebuild | --negative] [--results FILE] [SYSTEM…]`` runs all that are
-named, or all there are, and writes a line of JSON each. Without ``--local`` a system goes over TLS on loopback, as
-``blocksync send --flatten`` sends it.
+named, or all there are (then also ``data-disk``, ``bios-mbr`` with a disk of data that fstab names by device, and two
+that rebuild their initramfs), and writes a line of JSON each. Without ``--local`` a system goes over TLS on loopback,
+as ``blocksync send --flatten`` sends it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +25,16 @@ from blocksync.flatten.bootsigns import plain
 from blocksync.flatten.boottest import BootReport, boot_test
 from blocksync.options import FlattenOptions
 from tests.vm.base import run as run_tool
-from tests.vm.systems import RECIPES, Recipe, cached, fs_uuid
+from tests.vm.systems import (
+    PV_START_BYTES,
+    RECIPES,
+    Lv,
+    Recipe,
+    boot_place,
+    cached,
+    fs_uuid,
+    working_copy,
+)
 
 BOOT_SECONDS = 1500.0
 MIB = 1 << 20
@@ -114,13 +126,42 @@ def faults(recipe: Recipe, report: BootReport, told: Seen | None) -> list[str]:
     return found
 
 
-def run(recipe: Recipe, *, local: bool, rebuild: bool = False) -> dict[str, object]:
+def data_disk(recipe: Recipe, folder: Path) -> tuple[Recipe, list[Path]]:
+    """Copies of a system's disks, and a disk of data beside them, which its fstab names by device."""
+    disks = working_copy(cached(recipe), folder)
+    disk, content, tree = folder / "data.img", folder / "data.ext4", folder / "data"
+    tree.mkdir()
+    (tree / "marker").write_text(recipe.marker + "\n")
+    with content.open("wb") as file:
+        file.truncate(32 * MIB)
+    run_tool("mkfs.ext4", "-q", "-F", "-d", tree, content)
+    with disk.open("wb") as file:
+        file.truncate(34 * MIB)
+    subprocess.run(["sfdisk", "-q", disk], input="start=1MiB, size=32MiB\n", text=True, check=True)
+    with disk.open("r+b") as file:
+        file.seek(MIB)
+        file.write(content.read_bytes())
+    # The root volume is one run behind /boot: its files can be changed where they lie.
+    root = f"{disks[0]}?offset={boot_place(recipe) + recipe.boot_mib * MIB + PV_START_BYTES}"
+    fstab = folder / "fstab"
+    run_tool("debugfs", "-R", f"dump /etc/fstab {fstab}", root)
+    assert "/dev/mapper/" in fstab.read_text()
+    fstab.write_text(fstab.read_text() + "/dev/sdb1\t/data\text4\tdefaults\t0\t2\n")
+    for words in ("rm /etc/fstab", f"write {fstab} /etc/fstab", "mkdir /data"):
+        run_tool("debugfs", "-w", "-R", words, root)
+    data = Lv(name="data", where="/data", kind="ext4", mib=32)
+    return dataclasses.replace(recipe, name="data-disk", volumes=(*recipe.volumes, data)), [*disks, disk]
+
+
+def run(recipe: Recipe, *, local: bool, rebuild: bool = False, data: bool = False) -> dict[str, object]:
     """Flatten, look and boot one system; the facts for a table."""
     began = time.monotonic()
     disks = cached(recipe)
     built = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flattening-") as name:
         folder = Path(name)
+        if data:
+            recipe, disks = data_disk(recipe, folder)
         target = folder / "target.img"
         if local:
             options = FlattenOptions(create=True, state_dir=folder / "state", rebuild_initramfs=rebuild)
@@ -148,6 +189,7 @@ def run(recipe: Recipe, *, local: bool, rebuild: bool = False) -> dict[str, obje
     }
 
 
+REBUILT = ("bios-mbr", "dracut")  # one of each kind of initramfs
 NEGATIVES = (
     # system, step that is left out, what --check says, what the boot shows
     ("many", "fstab", "BS1130", "emergency"),
@@ -242,6 +284,12 @@ def main(words: list[str]) -> int:
         jobs = [(case[0], functools.partial(negative, *case)) for case in NEGATIVES if case[0] in names]
     else:
         jobs = [(name, functools.partial(run, RECIPES[name], local=local, rebuild=rebuild)) for name in names]
+        if "data-disk" in words:
+            jobs = [job for job in jobs if job[0] in words]
+        if "data-disk" in words or not any(name in words for name in RECIPES):
+            jobs.append(("data-disk", functools.partial(run, RECIPES["bios-mbr"], local=local, data=True)))
+        if not local and not any(name in words for name in (*RECIPES, "data-disk")):
+            jobs += [(name, functools.partial(run, RECIPES[name], local=True, rebuild=True)) for name in REBUILT]
     good = True
     for name, job in jobs:
         try:
