@@ -45,7 +45,7 @@ def main() -> int:
     errors.add_argument("--at", type=int, default=0, help="this operation alone")
     proxy = commands.add_parser("proxy")
     proxy.add_argument("--scene", choices=cuts.SCENES, action="append")
-    proxy.add_argument("--step", type=int, default=1, metavar="N", help="each N-th byte; an odd N cuts and resets")
+    proxy.add_argument("--step", type=int, default=1, metavar="N", help="each N-th byte")
     proxy.add_argument(
         "--offset", type=int, default=0, metavar="K", help="from the K-th on: steps add up to all bytes"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -52,10 +53,12 @@ class Cuts:
         self._proxy = Proxy(NEAR, FAR, bench.control, bench.data)
 
     def places(self, scene: str) -> Iterator[Rule]:
-        """A cut at each byte of each connection of a session, in both directions, in order and by reset in turn."""
+        """A cut at each byte of each connection of a session, in both directions: in order at half of them, else by
+        reset, whichever of them a sweep in steps takes.
+        """
         for port, number, direction, count in self._connections(scene):
             for at in range(count + SPREAD_BYTES):
-                action = "reset" if at % 2 else "cut"
+                action = "reset" if zlib.crc32(f"{port} {number} {direction} {at}".encode()) & 1 else "cut"
                 yield Rule(port=port, connection=number, direction=direction, action=action, at=at)
 
     def slow(self, scene: str) -> Iterator[Rule]:

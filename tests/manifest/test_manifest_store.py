@@ -13,7 +13,7 @@ from blocksync.errors import BlocksyncError, IntegrityError, StateBusyError, Sta
 from blocksync.geometry import Geometry
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import Folder, OsFolder
-from blocksync.manifest.format import fitted
+from blocksync.manifest.format import ENTRY, HEADER_BYTES, fitted
 from blocksync.manifest.journal import JOURNAL_FILE
 from blocksync.manifest.store import MANIFEST_FILE, SlotStore
 from fuzz.memory import MemoryFolder
@@ -150,6 +150,20 @@ def test_every_flipped_bit_of_the_manifest_is_an_error_before_a_claim_is_believe
         flipped = MemoryFolder({**files, MANIFEST_FILE: with_flipped(files[MANIFEST_FILE], bit)})
         with pytest.raises(StateDamagedError):
             read_all(flipped, truth)
+
+
+def test_a_flipped_bit_of_the_table_is_told_when_it_is_opened(folder: OsFolder, tmp_path: Path) -> None:
+    """Not by the segment that it concerns, which may be looked at hours later."""
+    store = begin(folder, Geometry(3 * 4096, 4096))
+    store.begin_epoch("sender", "disk")
+    store.claim(0, *random_claims(store.geometry, 2, 1))
+    store.commit(store.map.root(), "mark")
+    store.close()
+    files = files_of(tmp_path / "slot")
+    for bit in range(8 * HEADER_BYTES, 8 * (HEADER_BYTES + ENTRY.size)):
+        flipped = MemoryFolder({**files, MANIFEST_FILE: with_flipped(files[MANIFEST_FILE], bit)})
+        with pytest.raises(StateDamagedError, match="table is damaged"):
+            SlotStore.open(flipped)
 
 
 def with_flipped(content: bytes, bit: int) -> bytes:
