@@ -175,6 +175,11 @@ class Shadows:
                 # Windows keeps a file that is open: what we started still makes a copy. The record stays.
                 continue
             done += [f"removed the shadow copy {each.copy} of {each.volume}" for each in removed]
+        for answer in self._folder.glob("answer-*.txt"):
+            owner = answer.stem.rpartition("-")[2]
+            if not owner.isdecimal() or self._tools.process_began(int(owner)) <= 0:
+                with contextlib.suppress(OSError):  # open still, by what its process started: the next time
+                    answer.unlink(missing_ok=True)
         return done
 
     def _take(self, volumes: Sequence[str], log: Path) -> ShadowSet:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from blocksync.errors import SourceError, UnreadableError, from_os_error
+from blocksync.errors import SnapshotOverflowError, SourceError, UnreadableError, from_os_error
 from blocksync.extents import Extent
 from blocksync.platforms import ioctls
 from blocksync.platforms.ioctls import DiskExtent
@@ -123,36 +123,50 @@ class WindowsSource(Source):
             self._read(offset, buffer)
             return
         start, stop = offset // unit * unit, -(-end // unit) * unit
-        with mmap.mmap(-1, min(stop - start, _PIECE_BYTES)) as room, memoryview(room) as whole:
-            while start < stop:
-                count = min(stop - start, len(whole))
-                with whole[:count] as view:
-                    self._read(start, view)
-                    low, high = max(start, offset), min(start + count, end)
-                    buffer[low - offset : high - offset] = view[low - start : high - start]
-                start += count
+        # Not closed here: what a failed read's traceback points at would make that a second fault, and hide the first.
+        whole = memoryview(mmap.mmap(-1, min(stop - start, _PIECE_BYTES)))
+        while start < stop:
+            count = min(stop - start, len(whole))
+            self._read(start, whole[:count])
+            low, high = max(start, offset), min(start + count, end)
+            buffer[low - offset : high - offset] = whole[low - start : high - start]
+            start += count
 
     def _read(self, offset: int, buffer: memoryview) -> None:
         filled = 0
         try:
             while filled < len(buffer):
                 assert self._handle is not None
-                with buffer[filled:] as rest:
-                    count = self._calls.read(self._handle, offset + filled, rest)
+                count = self._calls.read(self._handle, offset + filled, buffer[filled:])
                 if not count:
                     raise UnreadableError(f"{self.name} ends at {offset + filled} while it was read")
                 filled += count
         except OSError as error:
+            if self._still:
+                self._length()
             at = offset + filled
             raise from_os_error(error, SourceError, f"cannot read {self.name} at offset {at}") from error
 
-    def check(self) -> None:
+    def _length(self) -> int:
+        """What Windows says of its size now; of a shadow copy that it dropped it says nothing.
+
+        Raises:
+            SnapshotOverflowError: the shadow copy is gone.
+            SourceError: the size cannot be asked for.
+        """
         try:
             assert self._handle is not None
-            now = ioctls.length_of(self._calls, self._handle)
+            return ioctls.length_of(self._calls, self._handle)
         except OSError as error:
-            raise from_os_error(error, SourceError, f"cannot ask for the size of {self.name}") from error
-        if now != self.size:
+            if not self._still:
+                raise from_os_error(error, SourceError, f"cannot ask for the size of {self.name}") from error
+            raise SnapshotOverflowError(
+                f"the shadow copy of {self.name} is gone: Windows drops copies whose storage is full",
+                remedy="enlarge the shadow storage (vssadmin resize shadowstorage), or send when less is written",
+            ) from error
+
+    def check(self) -> None:
+        if self._length() != self.size:
             raise SourceError(f"the source {self.name} changed its size while it was read")
 
     def in_use(self) -> str:
@@ -228,12 +242,12 @@ def volumes_of(calls: WindowsCalls) -> list[WindowsVolume]:
 
 
 def _kind_of(calls: WindowsCalls, handle: int, sector: int) -> str:
-    with mmap.mmap(-1, max(sector, mmap.PAGESIZE)) as room, memoryview(room) as whole, whole[:sector] as view:
-        try:
-            count = calls.read(handle, 0, view)
-        except OSError:
-            return ""
-        return SHADOWED_KINDS.get(bytes(view[3:11]), "") if count >= 11 else ""
+    view = memoryview(mmap.mmap(-1, max(sector, mmap.PAGESIZE)))[:sector]
+    try:
+        count = calls.read(handle, 0, view)
+    except OSError:
+        return ""
+    return SHADOWED_KINDS.get(bytes(view[3:11]), "") if count >= 11 else ""
 
 
 class DriverTold:

@@ -278,3 +278,13 @@ def test_a_whole_disk_is_sent_from_its_shadow_copies(tools: Tools, machine: Mach
         at = START + cluster * 4096
         assert not any(got[at : at + count * 4096])
     assert (tools.copies, list((near / "shadows").iterdir()), machine.opened) == ([], [], {})
+
+
+def test_answers_that_killed_processes_left_are_removed_and_no_others(tools: Tools, tmp_path: Path) -> None:
+    folder = tmp_path / "shadows"
+    folder.mkdir()
+    tools.alive = {7: 0}
+    for name in ("answer-7.txt", "answer-8.txt", "answer-x.txt"):
+        (folder / name).write_text("")
+    shadows_of(tools, folder, []).clean()
+    assert [path.name for path in folder.iterdir()] == ["answer-8.txt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import mmap
@@ -10,12 +11,13 @@ import struct
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from windows_simulated import SECTOR, VOLUME, Device, Machine, gpt_layout
 
 from blocksync.engine.allocation import allocated
-from blocksync.errors import SourceError
+from blocksync.errors import SnapshotOverflowError, SourceError, UnreadableError
 from blocksync.extents import ExtentKind
 from blocksync.platforms import ioctls
 from blocksync.platforms.windows import Kernel32, WindowsFault, system_calls
@@ -242,6 +244,37 @@ def test_faults_of_windows_become_ours(machine: Machine, number: int, general: i
             read(source, 1, 700)
         with pytest.raises(SourceError, match="cannot read"):
             SourceReader(source).pread(1, 700)
+
+
+def test_a_failed_read_is_told_while_something_still_points_into_its_buffer(machine: Machine) -> None:
+    """As ctypes does: the frame that failed, which the traceback keeps, holds a pointer."""
+
+    def fail(_handle: int, _offset: int, buffer: memoryview, /) -> int:
+        pointer = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+        raise WindowsFault(23 if len(pointer) else 0)
+
+    with WindowsSource(DISK, machine) as source:
+        machine.read = fail  # type: ignore[method-assign]
+        for offset, length in ((0, 512), (1, 700)):
+            with pytest.raises(UnreadableError, match="cannot read"):
+                read(source, offset, length)
+    assert [volume.kind for volume in volumes_of(machine)] == [""]
+
+
+@pytest.mark.parametrize("doing", ["reading", "the look before the commit"])
+def test_a_shadow_copy_that_windows_dropped_is_an_overflow(machine: Machine, doing: str) -> None:
+    def fail(*_given: object) -> Any:
+        raise WindowsFault(433)
+
+    with WindowsSource(SHADOW, machine) as source:
+        machine.read = fail  # type: ignore[method-assign]
+        if doing == "reading":
+            with pytest.raises(SourceError, match="cannot read"):
+                read(source, 0, 512)  # the copy is there still: a fault of the medium
+        machine.control = fail  # type: ignore[method-assign]
+        with pytest.raises(SnapshotOverflowError, match="is gone") as told:
+            read(source, 0, 512) if doing == "reading" else source.check()
+        assert "shadowstorage" in told.value.remedy
 
 
 def test_a_short_or_wild_answer_is_refused(machine: Machine) -> None:
