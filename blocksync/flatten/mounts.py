@@ -151,8 +151,17 @@ def _is_of(loop: Path, path: str, offset: int) -> bool:
     return said == [path, str(offset), "1"]
 
 
-def run_tool(words: list[str], failure: type[GuestMountError], *, seconds: float = _MOUNT_SECONDS) -> str:
+def run_tool(
+    words: list[str],
+    failure: type[GuestMountError],
+    *,
+    seconds: float = _MOUNT_SECONDS,
+    good: tuple[int, ...] = (0,),
+) -> str:
     """Run a tool of the host.
+
+    Args:
+        good: exit codes of success.
 
     Raises:
         GuestMountError: it is missing, failed, or took too long.
@@ -171,7 +180,7 @@ def run_tool(words: list[str], failure: type[GuestMountError], *, seconds: float
         raise failure(f"{words[0]} is missing on this machine", remedy=f"install {words[0]}") from error
     except subprocess.TimeoutExpired as error:
         raise failure(f"{words[0]} took more than {seconds:.0f} s") from error
-    if done.returncode:
+    if done.returncode not in good:
         said = " ".join((done.stderr or done.stdout).split())[:300]
         raise failure(f"{words[0]} failed: {said or done.returncode}")
     return done.stdout

@@ -22,9 +22,10 @@ from blocksync.errors import (
     UsageError,
 )
 from blocksync.flatten.check import check_target
+from blocksync.flatten.grow import grow_filesystem
 from blocksync.flatten.mounts import mounted, privately
 from blocksync.flatten.rules import RULES
-from blocksync.flatten.system import assembled, look_at
+from blocksync.flatten.system import Part, TargetDisk, assembled, look_at
 from blocksync.limits import Limits, Schedule
 from blocksync.options import FlattenOptions, SendOptions
 from blocksync.results import Progress
@@ -262,6 +263,24 @@ def test_unfit_targets_are_refused_untouched(disks: list[Path], tmp_path: Path) 
     with pytest.raises(FlattenSpaceError):
         local(disks, tmp_path, create=False, overwrite=True)
     assert target.read_bytes() == b"precious" * (40 * MIB // 8)
+
+
+def test_a_filesystem_whose_free_blocks_are_miscounted_is_grown(tmp_path: Path) -> None:
+    """As a running system's are: they are written when it is unmounted."""
+    need_root()
+    path = tmp_path / "part.img"
+    with path.open("wb") as file:
+        file.truncate(32 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True)
+    words = ["debugfs", "-w", "-R", "set_super_value free_blocks_count 1", path]
+    subprocess.run(words, check=True, capture_output=True)
+    with path.open("r+b") as file:
+        file.truncate(48 * MIB)
+    part = Part(number=1, offset=0, size=48 * MIB, type_id="", partuuid="", kind="ext4")
+    disk = TargetDisk(path=str(path), table="", size=48 * MIB, sector_bytes=512, parts=(part,), holds_lvm=False)
+    assert grow_filesystem(disk, 1) == f"partition 1: its ext4 was grown to {48 * MIB} bytes"
+    assert subprocess.run(["e2fsck", "-fn", path], check=False, capture_output=True).returncode == 0
+    assert not subprocess.run(["losetup", "-j", path], capture_output=True, text=True, check=True).stdout
 
 
 def test_growth_reaches_the_filesystem(disks: list[Path], tmp_path: Path) -> None:
