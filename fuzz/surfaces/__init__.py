@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ NAMES = (
     "answers", "codes", "control", "cow", "filesystems", "frames", "gpt", "journal", "kernels", "lvm", "manifest",
     "messages", "nbd", "patches", "peer", "raid", "stores", "thin", "tools", "zstd",
 )  # fmt: skip
+# One input that takes more of a processor breaks the promise.
+INPUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,7 @@ def meets(surface: Surface, data: bytes) -> None:
     """Feed a surface; raises whatever breaks the promise."""
     from blocksync.errors import BlocksyncError
 
+    began = time.process_time()
     try:
         surface.run(data)
     except BlocksyncError as error:
@@ -49,3 +53,6 @@ def meets(surface: Surface, data: bytes) -> None:
             raise AssertionError(f"an error without a class: {error}") from error
         if not error.message or not isinstance(error.message, str):
             raise AssertionError("an error without words") from error
+    took = time.process_time() - began
+    if took > INPUT_SECONDS:
+        raise AssertionError(f"one input took {took:.1f} s of a processor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,16 @@ def test_seeds_and_their_mutations_give_values_or_typed_errors(name: str) -> Non
 )
 def test_what_once_broke_a_promise_does_not_any_more(path: Path) -> None:
     surfaces.meets(surfaces.load(path.parent.name), path.read_bytes())
+
+
+def test_an_input_that_takes_too_much_of_a_processor_breaks_the_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spin(data: bytes) -> None:
+        while time.process_time() < begin + len(data) / 100:
+            pass
+
+    surface = surfaces.Surface(run=spin, seeds=lambda: (), modules=())
+    monkeypatch.setattr(surfaces, "INPUT_SECONDS", 0.05)
+    begin = time.process_time()
+    surfaces.meets(surface, b"")
+    with pytest.raises(AssertionError, match="of a processor"):
+        surfaces.meets(surface, bytes(20))
