@@ -231,6 +231,7 @@ class FlattenResult:
         loaders: what was done about booting, in lines.
         notes: what the reader should know.
         boot: what a trial boot showed, where the receiver made one.
+        forecasts: of dividing and repairing, beside what they took; objects with the members of a transfer's forecasts.
     """
 
     group: GroupResult
@@ -241,3 +242,4 @@ class FlattenResult:
     loaders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     boot: dict[str, object] | None = None
+    forecasts: tuple[dict[str, object], ...] = ()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from blocksync.api.opening import opened, reached, tracked
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.statedir import prepare
 from blocksync.errors import TrustError
-from blocksync.estimate.results import BenchOptions, BenchResult, EstimateOptions, EstimateResult
+from blocksync.estimate.results import BenchOptions, BenchResult, EstimateOptions, EstimateResult, Range
 from blocksync.preflight.results import CheckOptions, CheckResult
 from blocksync.sources.base import Source
 
@@ -75,12 +77,29 @@ def estimate(
         if wanted.watch and isinstance(source, str):
             tracked(disk, source, wanted)
         reach = exits.enter_context(reached(wanted, token)) if wanted.to else None
+        flattening = _foreseen(disk, wanted) if wanted.flatten else None
         try:
-            return Estimator(disk, reach, wanted, token).run()
+            result = Estimator(disk, reach, wanted, token).run()
         except TrustError as error:
             if reach is None or not reach.pair_again(error):
                 raise
-            return Estimator(disk, reach, wanted, token).run()
+            result = Estimator(disk, reach, wanted, token).run()
+        if flattening is None:
+            return result
+        divide, repair = flattening
+        if reach is not None:
+            reach.outlooks().add(result.slot, disk.identity, disk.size, divide=divide.span, repair=repair.span)
+        return dataclasses.replace(result, divide=divide, repair=repair)
+
+
+def _foreseen(disk: Source, options: EstimateOptions) -> tuple[Range, Range]:
+    """Of dividing and repairing; first, since a layout that cannot be flattened ends an estimate."""
+    from blocksync.flatten.foresight import foresee
+    from blocksync.flatten.refusals import Wishes
+
+    told = foresee([disk], Wishes(), prepare(options.state_dir))
+    divide, repair = (Range(likely=span[0], low=span[1], high=span[2]) for span in (told.divide, told.repair))
+    return divide, repair
 
 
 def check(options: CheckOptions) -> CheckResult:

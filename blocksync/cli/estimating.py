@@ -64,6 +64,11 @@ _LIMITS = {
     metavar="TIME",
     help="How long the source may stand still for the last pass.",
 )
+@click.option(
+    "--flatten",
+    is_flag=True,
+    help="Also predict dividing the target and repairing the system, as send --flatten does.",
+)
 @click.option("--html", type=PATH, metavar="FILE", help="Also write a report with plots, one self-contained page.")
 @common()
 def estimate(
@@ -79,6 +84,7 @@ def estimate(
     bwlimit: int,
     watch: float,
     pause: float,
+    flatten: bool,
     html: Path | None,
 ) -> int:
     """Predict what moving SOURCE to a receiver takes, in about a quarter of a minute.
@@ -101,6 +107,7 @@ def estimate(
             bwlimit=bwlimit,
             watch=watch,
             pause=pause,
+            flatten=flatten,
             progress=display,
         )
         result = api.estimate(source, options, cancel=cancel)
@@ -127,11 +134,16 @@ def summary(result: EstimateResult) -> list[str]:
             f"first pass of {result.source} to slot {result.slot}: {show_range(result.seconds)}, "
             f"limited by {_LIMITS[result.bottleneck]}"
         )
-        lines.append(f"  preparation {show_seconds(result.preparation)}")
+        preparation = f"  preparation {show_seconds(result.preparation)}"
+        if result.divide is not None:
+            preparation += f"; dividing the target before it {show_range(result.divide)}"
+        lines.append(preparation)
         lines.append(f"  transfer    {show_range(result.transfer)} at {show_rate(result.rate)} of the disk")
         completion = f"  completion  commit {show_seconds(result.commit)}"
         if result.verify is not None:
             completion += f"; blocksync verify after it {show_range(result.verify)}"
+        if result.repair is not None:
+            completion += f"; repairing the system at the end {show_range(result.repair)}"
         lines.append(completion)
         wire = f"{show_size(result.wire.low)} to {show_size(result.wire.high)}"
         lines.append(f"on the wire: {show_size(result.wire.likely)} ({wire})")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blocksync.cli.display import showing
+from blocksync.cli.forecasts import beside_the_truth
 from blocksync.cli.parameters import block_size, common
 from blocksync.cli.quantities import parse_size, show_seconds, show_size
 from blocksync.cli.session import Session
@@ -218,6 +219,7 @@ def told(result: FlattenResult, target: str) -> list[str]:
         lines.append(f"the system on partition {result.root} is repaired: {len(result.changed)} files")
         lines += [f"  {rule}: {path}" for rule, path in result.changed]
     lines += list(result.loaders)
+    lines += beside_the_truth(result.forecasts)
     lines += [f"note: {note}" for note in result.notes]
     if result.boot is not None:
         verdict = (

@@ -27,8 +27,8 @@ def beside_the_truth(forecasts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _name(forecast: Mapping[str, Any]) -> str:
     what, number = forecast["what"], forecast["number"]
-    if what == "verify":
-        return "verify"
+    if what not in ("pass", "pause"):
+        return str(what)
     return f"pass {number}, source standing still" if what == "pause" else f"pass {number}"
 
 

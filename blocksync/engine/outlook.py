@@ -8,12 +8,14 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blocksync.engine.statedir import estimates_folder
 from blocksync.errors import StateError, from_os_error
 from blocksync.results import SendResult
 
 MAX_FILE_BYTES = 64 << 10
+Span = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class Outlook:
         made: seconds since 1970.
         passes: seconds of the following passes, where the source was watched.
         pause, verify: seconds as ``(likeliest, least, most)`` of the final pass and of a verify; empty for not known.
+        divide, repair: the same of a flattened target.
     """
 
     source_identity: str
@@ -37,6 +40,8 @@ class Outlook:
     passes: tuple[float, ...] = ()
     pause: tuple[float, ...] = ()
     verify: tuple[float, ...] = ()
+    divide: tuple[float, ...] = ()
+    repair: tuple[float, ...] = ()
 
 
 class Outlooks:
@@ -65,22 +70,34 @@ class Outlooks:
         except OSError as error:
             raise from_os_error(error, StateError, f"cannot keep the prediction in {path}") from error
 
+    def add(self, slot: str, source_identity: str, size: int, *, divide: Span, repair: Span) -> None:
+        """Add what is predicted of a flattened target to the prediction for its slot, if it is of this source.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        outlook = self.of(slot, source_identity, size)
+        if outlook is not None:
+            self.save(slot, dataclasses.replace(outlook, divide=divide, repair=repair))
+
     def load(self, slot: str) -> Outlook | None:
         """The prediction for a slot; None without one. A hint: what cannot be read is none."""
         try:
             with open(self._path(slot), "rb") as file:
                 said = json.loads(file.read(MAX_FILE_BYTES))
             values = {name: said[name] for name in ("source_identity", "size", "seconds", "low", "high", "made")}
-            several = {name: tuple(said.get(name, ())) for name in ("passes", "pause", "verify")}
+            several: dict[str, Any] = {
+                name: tuple(said.get(name, ())) for name in ("passes", "pause", "verify", "divide", "repair")
+            }
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
         numbers = [value for name, value in values.items() if name != "source_identity"]
         numbers += [number for each in several.values() for number in each]
         if not all(isinstance(number, (int, float)) for number in numbers):
             return None
-        if any(len(several[name]) not in (0, 3) for name in ("pause", "verify")):
+        if any(len(several[name]) not in (0, 3) for name in several if name != "passes"):
             return None
-        return Outlook(**values, passes=several["passes"], pause=several["pause"], verify=several["verify"])
+        return Outlook(**values, **several)
 
     def of(self, slot: str, source_identity: str, size: int) -> Outlook | None:
         """The prediction for a slot, where it was made of this source."""

@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from blocksync.control.client import HttpControl
+from blocksync.control.client import CONNECT_SECONDS, HttpControl
 from blocksync.control.contact import Contact
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.outlook import Outlooks
 from blocksync.engine.sender import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS
 from blocksync.engine.sending import Route
 from blocksync.engine.statedir import copy_folder, rehearsal_folder
-from blocksync.errors import BlocksyncError, IncompleteError, NetworkError, TrustError, UsageError
+from blocksync.errors import BlocksyncError, IncompleteError, NetworkError, TrustError, UsageError, from_os_error
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import OsFolder
 from blocksync.options import DEFAULT_CONTROL_PORT, AskCode, SendOptions
@@ -101,6 +101,8 @@ class Reach:
                 f"this machine is not paired with {self._host}:{self._port}",
                 remedy="give the pairing code that blocksync recv shows there, with --code-file or at the prompt",
             )
+            if self._ask is not None:
+                self._knock()
             code = self._asked(missing)
             if code is None:
                 raise missing
@@ -113,6 +115,24 @@ class Reach:
                 self._cancel.check(error)
                 raise
         return pins.add(self._host, self._port, fingerprint=fingerprint, name=name, since=int(time.time()))
+
+    def _knock(self) -> None:
+        """Nobody is asked for the code of a receiver that is not there.
+
+        Raises:
+            NetworkError: nobody answers.
+        """
+        dial = Dial(self._host, self._port, client_context(None))
+        with self._cancel.watching(dial.abort):
+            try:
+                dial.reach(CONNECT_SECONDS)
+            except OSError as error:
+                doing = f"the control port {self._host}:{self._port} cannot be reached"
+                told = from_os_error(error, NetworkError, doing)
+                self._cancel.check(told)
+                raise told from error
+            finally:
+                dial.close()
 
     def _asked(self, reason: TrustError) -> PairingCode | None:
         """A code from whoever can be asked; they are asked once."""

@@ -16,6 +16,7 @@ class EstimateOptions:
         to: the receiver; empty to sample the source only, and to predict nothing of the pass.
         watch: seconds to watch the source change; 0 predicts no following passes.
         pause: seconds that the last pass may take with the source quiet.
+        flatten: also predict how long dividing the target and repairing the system on it take.
         seed: of the places that are sampled; None for fresh ones.
         slot, code, ask_code, state_dir, connections, level, bwlimit, progress: as there.
     """
@@ -30,6 +31,7 @@ class EstimateOptions:
     bwlimit: int = 0
     watch: float = 0.0
     pause: float = 60.0
+    flatten: bool = False
     seed: int | None = None
     progress: ProgressCallback | None = None
 
@@ -167,6 +169,7 @@ class EstimateResult:
         level: of compression that the rehearsal ended with; None for none.
         target: ``file`` where the target's writing was measured on a scratch file, ``nowhere`` where it was not.
         took: seconds that the estimate took.
+        divide, repair: with ``flatten``: before the first pass, and after the last one.
     """
 
     source: str
@@ -187,6 +190,8 @@ class EstimateResult:
     target: str
     changes: ChangeFigures | None
     took: float
+    divide: Range | None = None
+    repair: Range | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

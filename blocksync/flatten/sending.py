@@ -8,12 +8,15 @@ on this machine is read through its own device: what a thin pool has in memory i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.operation import Operation
+from blocksync.engine.outlook import Outlook
 from blocksync.engine.reach import Reach
 from blocksync.errors import FlattenChangedError, ProtocolError, UsageError
 from blocksync.flatten import record
@@ -26,6 +29,7 @@ from blocksync.protocol.messages import CONTROL_VERSION, DivideRequest, FinishRe
 from blocksync.results import FlattenResult, GroupResult
 from blocksync.sources.base import Source
 from blocksync.transfers.figures import TransferResult
+from blocksync.transfers.forecasts import of_work
 
 Opening = Callable[[], AbstractContextManager[list[Source]]]
 
@@ -56,8 +60,10 @@ def transfer_flattened(
     """
     with opening() as disks:
         plan = _plan(disks, flatten)
+        foreseen = disks[0].identity, disks[0].size
     slot = _slot(reach, options.send.slot)
     consented = [options.send.replace]
+    truth = _Truth(reach.outlooks().of(slot, *foreseen))
 
     @contextlib.contextmanager
     def opened(taking: Taking) -> Iterator[list[Source]]:
@@ -66,9 +72,11 @@ def transfer_flattened(
             if now.slices != plan.slices:
                 raise FlattenChangedError("the volumes changed their sizes while they were being sent")
             # Each time: the receiver may have been started anew since. Consent is for the first one alone.
-            reach.control.divide(
-                DivideRequest(version=CONTROL_VERSION, slot=slot, replace=consented[0], plan=record.to_json(now))
+            wanted = DivideRequest(
+                version=CONTROL_VERSION, slot=slot, replace=consented[0], plan=record.to_json(now)
             )
+            with truth.timed("divide"):
+                reach.control.divide(wanted)
             consented[0] = False
             with pieces(disks, now, taking) as found:
                 yield [source for _, source in found]
@@ -84,8 +92,39 @@ def transfer_flattened(
     ).run()
     # A difference is a result; the target then stays as it was sent.
     mend = flatten.repair and all(result.verified.values())
-    said = reach.control.finish(FinishRequest(version=CONTROL_VERSION, slot=slot)) if mend else {}
-    return result, _told(plan, result, said)
+    said: dict[str, object] = {}
+    if mend:
+        with truth.timed("repair"):
+            said = reach.control.finish(FinishRequest(version=CONTROL_VERSION, slot=slot))
+        if said.get("boot") is not None:
+            truth.forget("repair")  # a trial boot was in it
+    return result, dataclasses.replace(_told(plan, result, said), forecasts=truth.forecasts(result.passes))
+
+
+class _Truth:
+    """What an estimate said of dividing and repairing, and what they took."""
+
+    def __init__(self, foreseen: Outlook | None) -> None:
+        self._spans = {"divide": foreseen.divide, "repair": foreseen.repair} if foreseen is not None else {}
+        self._took: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """The first time of each counts: later ones find what is there."""
+        began = time.monotonic()
+        yield
+        self._took.setdefault(what, time.monotonic() - began)
+
+    def forget(self, what: str) -> None:
+        self._took.pop(what, None)
+
+    def forecasts(self, passes: int) -> tuple[dict[str, object], ...]:
+        return tuple(
+            dataclasses.asdict(each)
+            for what, took in self._took.items()
+            if (span := self._spans.get(what))
+            for each in of_work(what, span, number=passes, took=took)
+        )
 
 
 def _plan(disks: Sequence[Source], flatten: FlattenOptions) -> Plan:

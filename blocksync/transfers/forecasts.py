@@ -56,7 +56,12 @@ def of_pass(
 
 def of_verify(span: Span, *, number: int, took: float) -> tuple[Forecast, ...]:
     """What an estimate said of a verify; nothing where it said nothing."""
-    return (_forecast("verify", number, "estimate", span, took),) if span else ()
+    return of_work("verify", span, number=number, took=took)
+
+
+def of_work(what: str, span: Span, *, number: int, took: float) -> tuple[Forecast, ...]:
+    """What an estimate said of what is done beside the passes; nothing where it said nothing."""
+    return (_forecast(what, number, "estimate", span, took),) if span else ()
 
 
 def _at_once(before: PassFigures, began: float) -> bool:

@@ -87,7 +87,8 @@ class Forecast:
     """What was predicted of a pass or a verify, and what it took; times in seconds.
 
     Args:
-        what: ``pass``, ``pause`` (the final pass, while the source stands still) or ``verify``.
+        what: ``pass``, ``pause`` (the final pass, while the source stands still) or ``verify``; of a flattened
+            target, in its result alone, also ``divide`` and ``repair``.
         number: of the pass.
         by: ``estimate``, or ``passes`` for what the passes before it told.
         likely, low, high: the likeliest time, and between which it was said to lie.

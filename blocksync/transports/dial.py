@@ -55,17 +55,24 @@ class Dial:
             OSError: nobody answers, or somebody else (an :class:`ssl.SSLError`), or it was aborted.
         """
         deadline = time.monotonic() + seconds
+        return self._prove(self.reach(seconds), deadline)
+
+    def reach(self, seconds: float) -> socket.socket:
+        """Connect only: somebody listens there; nobody is proven and nothing can be said.
+
+        Raises:
+            OSError: nobody answers, or it was aborted.
+        """
+        deadline = time.monotonic() + seconds
         found = socket.getaddrinfo(*self._address, type=socket.SOCK_STREAM)
         failed: OSError | None = None
         for number, (family, kind, protocol, _, address) in enumerate(found):
             # A family that leads nowhere leaves time for the next.
             share = (deadline - time.monotonic()) / (len(found) - number)
             try:
-                plain = self._connect(socket.socket(family, kind, protocol), address, share)
+                return self._connect(socket.socket(family, kind, protocol), address, share)
             except OSError as error:
                 failed = error
-                continue
-            return self._prove(plain, deadline)
         raise failed or OSError(f"{self._address[0]} has no address")
 
     def abort(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ termios = pytest.importorskip("termios", reason="terminals are made differently 
 Answer = Callable[[bytes], "bytes | None"]
 
 
-def on_terminal(words: list[str], answer: Answer) -> tuple[int, str]:
+def on_terminal(words: list[str], answer: Answer, columns: int = 120) -> tuple[int, str]:
     """Run a command on a terminal of its own; ``answer`` sees all that was shown and says what to type, once."""
     terminal, inside = os.openpty()
     process = subprocess.Popen(
@@ -25,7 +26,7 @@ def on_terminal(words: list[str], answer: Answer) -> tuple[int, str]:
         stdin=inside,
         stdout=inside,
         stderr=inside,
-        env=environment(TERM="xterm", COLUMNS="120", LINES="40"),
+        env=environment(TERM="xterm", COLUMNS=str(columns), LINES="40"),
         start_new_session=True,
         # Only a controlling terminal makes a signal of Ctrl-C.
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None,
@@ -85,3 +86,29 @@ def test_interrupting_the_question(folder: Path, disk: Path) -> None:
         )
         assert code == 130, shown
         assert "stopped: interrupted" in shown
+
+
+def test_nobody_is_asked_for_the_code_of_a_receiver_that_is_not_there(folder: Path, disk: Path) -> None:
+    code, shown = on_terminal(
+        ["send", str(disk), "--to", "127.0.0.1:1", "--state-dir", str(folder / "s")],
+        lambda new: pytest.fail("a code was asked for") if b"shows there: " in new else None,
+    )
+    assert code == 8, shown
+    assert "the control port 127.0.0.1:1 cannot be reached" in shown
+
+
+def test_status_is_read_in_a_narrow_window(folder: Path, disk: Path) -> None:
+    state = str(folder / "s")
+    with receiver(folder) as there:
+        words = ["send", str(disk), "--to", there.to, "--state-dir", state, "--code", there.code]
+        assert on_terminal(words, lambda _new: None)[0] == 0
+    for columns in (50, 70, 120):
+        code, shown = on_terminal(["status", "--state-dir", state], lambda _new: None, columns)
+        lines = [line.rstrip("\r") for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).split("\n")]
+        assert code == 0
+        assert max(map(len, lines)) <= columns
+        joined = "".join(line[10:] if columns < 100 else line for line in lines)
+        assert str(disk) in joined or columns == 120
+        assert any(line.startswith("transfer") for line in map(str.strip, lines))
+        # A word stands whole on a line, however narrow.
+        assert any("waiting" in line for line in lines)
