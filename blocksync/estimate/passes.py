@@ -187,7 +187,8 @@ def needed_link(curve: Curve, pace: Pace, first_wire: float, pause: float) -> fl
 
 
 def _pause(seconds: float, error: float) -> Range:
-    return Range(likely=seconds, low=seconds / (1 + error), high=seconds * (1 + error))
+    """Shorter by twice as much as longer: who writes to the source stands still, and leaves disk and processors."""
+    return Range(likely=seconds, low=seconds / (1 + 2 * error), high=seconds * (1 + error))
 
 
 def changes(
