@@ -102,10 +102,17 @@ def _phases(result: EstimateResult) -> str:
         ("transfer", span.likely, seconds(span.likely), (span.low, span.high)),
         ("commit", result.commit, seconds(result.commit), (result.commit, result.commit)),
     ]
+    if result.divide is not None:
+        phases.insert(0, _phase("dividing the target", result.divide))
     if result.verify is not None:
-        likely = result.verify.likely
-        phases.append(("verify, if asked for", likely, seconds(likely), (result.verify.low, result.verify.high)))
+        phases.append(_phase("verify, if asked for", result.verify))
+    if result.repair is not None:
+        phases.append(_phase("repair", result.repair))
     return bars([row[:3] for row in phases], "a", [row[3] for row in phases])
+
+
+def _phase(name: str, found: Range) -> tuple[str, float, str, tuple[float, float]]:
+    return name, found.likely, seconds(found.likely), (found.low, found.high)
 
 
 def _source(figures: SourceFigures) -> str:
@@ -133,7 +140,12 @@ def _changes(found: ChangeFigures) -> Iterator[str]:
         fitted = Curve(rate=found.rate, hot=found.hot)
         said = (
             f"<p>{rate(found.rate)} at first; up to {size(found.hot)} are written again and again. "
-            f"Dots: what differed after so long, in {seconds(found.watched)} of watching</p>"
+            f"Dots: what differed after so long, in {seconds(found.watched)} of watching, "
+            + (
+                f"as the source's dirty map told ({escape(found.tracker)})</p>"
+                if found.tracker
+                else "by samples</p>"
+            )
         )
         yield _card("Changes", curve(found.points, fitted.after, seconds, size) + said)
     if found.pause is None:

@@ -17,6 +17,9 @@ LVM_SECONDS = 30
 # A thin pool whose data is as full as this leaves a snapshot little.
 MOST_POOL_PERCENT = 80.0
 
+# A pool is a volume that one sees, and nobody takes a snapshot of it.
+_THIN = ("thin", "thin-pool")
+
 Free = Callable[[], "Mapping[str, int] | None"]
 
 
@@ -52,7 +55,7 @@ def snapshot_findings(name: str, layout: Layout, mounted: list[str], free: Free)
 
 def _by_group(layout: Layout, volumes: list[Volume], known: Mapping[str, int]) -> Iterator[Finding]:
     for group in layout.groups:
-        classic = [volume for volume in volumes if volume.group == group.name and volume.type != "thin"]
+        classic = [volume for volume in volumes if volume.group == group.name and volume.type not in _THIN]
         thin = [volume for volume in volumes if volume.group == group.name and volume.type == "thin"]
         needed = sum(int(volume.size * LEAST_SHARE) for volume in classic)
         spare = known.get(group.name, 0)

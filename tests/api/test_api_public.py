@@ -64,17 +64,17 @@ RECORDS = {
     ),
     "DiskOutcome": "source slot result code error",
     "DiskSpec": "source slot",
-    "EstimateOptions": "to slot code ask_code state_dir connections level bwlimit watch pause seed progress",
+    "EstimateOptions": "to slot code ask_code state_dir connections level bwlimit watch pause flatten seed progress",
     "EstimateResult": (
         "source slot to generation figures link seconds preparation transfer commit verify wire rate "
-        "bottleneck level target changes took"
+        "bottleneck level target changes took divide repair"
     ),
     "Finding": "code severity what remedy exit_code",
     "FlattenOptions": (
         "create overwrite state_dir digest block_bytes replace table grow encrypted names repair "
         "rebuild_initramfs skip progress"
     ),
-    "FlattenResult": "group table partitions root changed loaders notes boot",
+    "FlattenResult": "group table partitions root changed loaders notes boot forecasts",
     "GroupResult": "disks seconds",
     "Limits": "bandwidth read max_latency nice",
     "Listening": "control_port data_port code fingerprint slots status_port codes",

@@ -222,3 +222,19 @@ def test_without_a_receiver_the_source_alone_is_sampled(tmp_path: Path) -> None:
     assert (found.seconds, found.link, found.slot) == (None, None, "")
     assert found.figures.data == 2 * MIB
     assert found.figures.zero_share == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_flattened_targets_phases_and_the_dirty_map_are_shown() -> None:
+    span = Range(likely=7.0, low=3.0, high=21.0)
+    made = result(divide=span, repair=span)
+    shown = page(made)
+    assert shown.index("dividing the target") < shown.index(">preparation<") < shown.index(">repair<")
+    assert "by samples" in shown
+    assert made.changes is not None
+    told = dataclasses.replace(made, changes=dataclasses.replace(made.changes, tracker="nbd-bitmap"))
+    assert "dirty map told (nbd-bitmap)" in page(told)
+    lines = summary(told)
+    assert any("dividing the target before it 7.0 s (3.0 s to 21 s)" in line for line in lines)
+    assert any("repairing the system at the end 7.0 s" in line for line in lines)
+    assert "  told by the source's dirty map (nbd-bitmap)" in lines
+    assert "dividing" not in page(result())

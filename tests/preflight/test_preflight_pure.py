@@ -35,6 +35,7 @@ def test_snapshots_by_what_is_below_the_mounts() -> None:
     assert codes(layout(volume()), ["/"], {"vg": 5 * GIB}) == ["BS2201"]
     assert codes(layout(volume()), ["/"], {"vg": 1 * GIB}) == ["BS2203"]
     assert codes(layout(volume("thin")), ["/"], {"vg": 0}) == ["BS2201"]
+    assert codes(layout(volume("thin-pool"), volume("thin")), ["/"], {"vg": 0}) == ["BS2201"]
 
 
 WRITERS = """vssadmin 1.1 - Volume Shadow Copy Service administrative command-line tool
