@@ -13,6 +13,8 @@ def test_a_source_that_is_written_to_all_the_while_arrives_as_it_was(capsys: pyt
     assert main(["--size", "64M", "--rate", "1M", "--until", "20s", "--watch", "5s", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["written"] > 0
+    assert found["followed"] >= 3
+    assert 0 < found["lag"] < 60
     assert not [finding for finding in found["findings"] if finding["severity"] == "error"]
     numbers = [each["number"] for each in found["passes"]]
     assert numbers == list(
