@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from blocksync.errors import LayoutError, LayoutUnknownError
-from blocksync.volumes.filesystems import btrfs, ext, fat, markers, ntfs, swap, xfs
+from blocksync.volumes.filesystems import btrfs, ext, ext_map, fat, markers, ntfs, swap, xfs
 from blocksync.volumes.filesystems.base import AllocationMap, Filesystem
 from blocksync.volumes.reader import Reader
 
@@ -50,7 +50,7 @@ def detect(reader: Reader) -> Filesystem | None:
 
 
 _MAPS: dict[str, Callable[[Reader], AllocationMap]] = {
-    **dict.fromkeys(("ext2", "ext3", "ext4"), ext.ExtMap),
+    **dict.fromkeys(("ext2", "ext3", "ext4"), ext_map.ExtMap),
     "xfs": xfs.XfsMap,
     "btrfs": btrfs.BtrfsMap,
     "ntfs": ntfs.NtfsMap,

@@ -1,29 +1,25 @@
-"""ext2, ext3 and ext4: the superblock, the group descriptors and the block bitmaps.
+"""ext2, ext3 and ext4: the superblock and the group descriptors.
 
-Format after ``fs/ext4/ext4.h`` and the kernel's ``Documentation/filesystems/ext4``, little-endian. The map is made a
-group at a time from the group's bitmap; a group whose descriptor says BLOCK_UNINIT has none on disk, and uses what the
-kernel's ``ext4_init_block_bitmap`` would set: its copies of the superblock and of the descriptors, and those of its
-own bitmaps and inode tables that lie in it. With ``metadata_csum`` each checksum on the way is verified.
+Format after ``fs/ext4/ext4.h`` and the kernel's ``Documentation/filesystems/ext4``, little-endian. With
+``metadata_csum`` each checksum on the way is verified.
 """
 
 from __future__ import annotations
 
 import struct
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from blocksync.errors import FilesystemDirtyError, LayoutDamagedError, LayoutUnknownError
-from blocksync.volumes.bitmaps import set_runs
+from blocksync.errors import LayoutDamagedError, LayoutUnknownError
 from blocksync.volumes.crc32c import crc32c
-from blocksync.volumes.filesystems.base import Filesystem, clipped, text_of
+from blocksync.volumes.filesystems.base import Filesystem, text_of
 from blocksync.volumes.reader import Reader, read_bounded
 
 SUPERBLOCK_AT = 1024
 SUPERBLOCK_BYTES = 1024
 _MAGIC = 0xEF53
-_VALID, _ERRORS = 1, 2
+_VALID, ERRORS = 1, 2
 _HAS_JOURNAL, _SPARSE_SUPER2 = 0x4, 0x200
 _RECOVER, _JOURNAL_DEV, _META_BG, _64BIT, _CSUM_SEED = 0x4, 0x8, 0x10, 0x80, 0x2000
 _SPARSE_SUPER, _GDT_CSUM, _BIGALLOC, _METADATA_CSUM = 0x1, 0x10, 0x200, 0x400
@@ -32,10 +28,11 @@ _SPARSE_SUPER, _GDT_CSUM, _BIGALLOC, _METADATA_CSUM = 0x1, 0x10, 0x200, 0x400
 _KNOWN_INCOMPATIBLE = 0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x30000
 _EXT3_INCOMPATIBLE = 0x2 | 0x4 | 0x10
 _EXT3_READ_ONLY = 0x7
-_BLOCK_UNINIT = 2
+BLOCK_UNINIT = 2
 _UNINIT_KINDS = _GDT_CSUM | _METADATA_CSUM
+_CACHED_DESCRIPTORS = 64
 _CACHED_DESCRIPTOR_BLOCKS = 64
-_BITMAPS_AT_ONCE = 16
+BYTES_AT_ONCE = 1 << 16  # of descriptors, and of bitmaps: a disk answers that in the time of one block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +78,7 @@ class Superblock:
 
     @property
     def clean(self) -> bool:
-        return bool(self.state & _VALID) and not self.state & _ERRORS and not self.incompatible & _RECOVER
+        return bool(self.state & _VALID) and not self.state & ERRORS and not self.incompatible & _RECOVER
 
 
 def has_signature(reader: Reader) -> bool:
@@ -223,6 +220,9 @@ class Groups:
             )
         self._per_block = said.block_bytes // said.descriptor_bytes
         self._block = lru_cache(maxsize=_CACHED_DESCRIPTOR_BLOCKS)(self._read_block)
+        self._piece_blocks = max(1, BYTES_AT_ONCE // said.block_bytes)
+        self._piece = lru_cache(maxsize=1)(self._read_piece)
+        self.descriptor = lru_cache(maxsize=_CACHED_DESCRIPTORS)(self._read_descriptor)
 
     def first_block(self, group: int) -> int:
         return self.super.first_data_block + group * self.super.blocks_per_group
@@ -248,15 +248,27 @@ class Groups:
     def _read_block(self, index: int) -> bytes:
         said = self.super
         if not said.incompatible & _META_BG or index < said.first_meta_group:
-            block = (1 if said.block_bytes == 1024 else 0) + 1 + index
-        else:
-            group = index * self._per_block
-            block = self.first_block(group) + (1 if self.has_super(group) else 0)
-            if said.block_bytes == 1024 and index == 0 and said.first_data_block == 0:
-                block += 1
+            number, at = divmod(index, self._piece_blocks)
+            at *= said.block_bytes
+            return self._piece(number)[at : at + said.block_bytes]
+        group = index * self._per_block
+        block = self.first_block(group) + (1 if self.has_super(group) else 0)
+        if said.block_bytes == 1024 and index == 0 and said.first_data_block == 0:
+            block += 1
         return self.read_block(block, "ext group descriptors")
 
-    def descriptor(self, group: int) -> Descriptor:
+    def _read_piece(self, number: int) -> bytes:
+        """Several blocks of the descriptors that stand together at the start."""
+        said = self.super
+        first = number * self._piece_blocks
+        count = min(self._piece_blocks, -(-said.groups // self._per_block) - first)
+        if said.incompatible & _META_BG:
+            count = min(count, said.first_meta_group - first)
+        begin = (1 if said.block_bytes == 1024 else 0) + 1 + first
+        length = count * said.block_bytes
+        return read_bounded(self.reader, begin * said.block_bytes, length, "ext group descriptors")
+
+    def _read_descriptor(self, group: int) -> Descriptor:
         """One group's descriptor, checksum verified."""
         said = self.super
         index, at = divmod(group, self._per_block)
@@ -306,97 +318,6 @@ class Groups:
                 blocks = min(blocks, said.first_meta_group)
             return own + blocks + said.reserved_descriptors
         return own + (1 if group % self._per_block in (0, 1, self._per_block - 1) else 0)
-
-
-class ExtMap:
-    """The allocation map.
-
-    Raises:
-        FilesystemDirtyError: not cleanly unmounted, or with errors.
-        LayoutUnknownError, LayoutDamagedError: as :class:`Groups`.
-    """
-
-    def __init__(self, reader: Reader) -> None:
-        self._groups = groups = Groups(reader)
-        said = groups.super
-        if not said.clean:
-            reason = "it has errors" if said.state & _ERRORS else "it was not cleanly unmounted"
-            raise FilesystemDirtyError(f"no allocation map of the {said.kind} filesystem: {reason}")
-        self.size = said.blocks * said.block_bytes
-        self._held: tuple[int, bytes] = (0, b"")
-
-    def mark(self) -> bytes:
-        return self._groups.reader.pread(SUPERBLOCK_AT, SUPERBLOCK_BYTES)
-
-    def used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
-        return clipped(self._used(first, min(stop, self.size)), first, stop)
-
-    def _used(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
-        groups = self._groups
-        said = groups.super
-        unit = said.block_bytes
-        # With blocks of 1 KiB the superblock is block 1 and block 0, which may boot, is in no group.
-        if first < said.first_data_block * unit:
-            yield 0, said.first_data_block * unit
-        per_group = said.blocks_per_group * unit
-        start = max(first - said.first_data_block * unit, 0) // per_group
-        for group in range(start, said.groups):
-            begin = groups.first_block(group) * unit
-            if begin >= stop:
-                return
-            end = begin + groups.blocks_in(group) * unit
-            for low, high in self._group(group):
-                yield begin + low * unit, min(begin + high * unit, end)
-
-    def _group(self, group: int) -> Iterator[tuple[int, int]]:
-        """Runs of used blocks, counted from the group's first."""
-        groups = self._groups
-        said = groups.super
-        descriptor = groups.descriptor(group)
-        if descriptor.flags & _BLOCK_UNINIT:
-            yield from self._uninitialised(group)
-            return
-        bitmap = self._bitmap(group, descriptor.block_bitmap)
-        per_group = said.blocks_per_group // said.cluster_blocks
-        if said.checksums:
-            found = crc32c(bitmap[: per_group // 8], said.seed)
-            found &= 0xFFFFFFFF if said.descriptor_bytes >= 64 else 0xFFFF
-            if found != descriptor.bitmap_checksum:
-                raise LayoutDamagedError(f"the checksum of the block bitmap of ext group {group} does not match")
-        count = -(-groups.blocks_in(group) // said.cluster_blocks)
-        for low, high in set_runs(bitmap, count):
-            yield low * said.cluster_blocks, high * said.cluster_blocks
-
-    def _bitmap(self, group: int, block: int) -> bytes:
-        """A block bitmap. Those of a flexible group lie side by side, and are read together."""
-        groups = self._groups
-        size = groups.super.block_bytes
-        first, held = self._held
-        at = (block - first) * size
-        if not 0 <= at < len(held):
-            count = 1
-            while count < _BITMAPS_AT_ONCE and group + count < groups.super.groups:
-                following = groups.descriptor(group + count)
-                if following.block_bitmap != block + count or following.flags & _BLOCK_UNINIT:
-                    break
-                count += 1
-            held = read_bounded(groups.reader, block * size, count * size, f"block bitmap of ext group {group}")
-            self._held, at = (block, held), 0
-        return held[at : at + size]
-
-    def _uninitialised(self, group: int) -> Iterator[tuple[int, int]]:
-        groups = self._groups
-        said = groups.super
-        first, count = groups.first_block(group), groups.blocks_in(group)
-        descriptor = groups.descriptor(group)
-        table = -(-said.inodes_per_group * said.inode_bytes // said.block_bytes)
-        runs = [(first, first + groups.base_blocks(group))]
-        runs += [(block, block + 1) for block in (descriptor.block_bitmap, descriptor.inode_bitmap)]
-        runs.append((descriptor.inode_table, descriptor.inode_table + table))
-        for low, high in sorted(runs):
-            low, high = max(low - first, 0), min(high - first, count)  # noqa: PLW2901 - counted from the group
-            if low < high:
-                yield low, high
 
 
 def _is_power(number: int, base: int) -> bool:
