@@ -365,6 +365,7 @@ class _DeviceTwin(DeviceTarget):
     def __init__(self, held: DeviceTarget, path: str) -> None:
         self.name, self._path, self.size = held.name, path, held.size
         self.sector_bytes, self.identity, self.capabilities = held.sector_bytes, held.identity, held.capabilities
+        self._held_back = None  # the one that holds it keeps udev off
         self._open()
 
     def _open(self) -> None:

@@ -1,4 +1,4 @@
-"""Only what filesystems use is read of flattened volumes, and verifying compares it before the repair."""
+"""Of flattened volumes only what filesystems use is read; verifying comes before the repair; devices are targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flatten_trees import copied
 
 from blocksync import api
 from blocksync.flatten.system import look_at
-from tests.devices import need_root
+from tests.devices import image, loop_device, need_root
 from tests.vm.systems import Lv, Recipe, disks_of
 from tests.vm.wire import flattened, receiving
 
@@ -46,3 +46,20 @@ def test_blocks_that_no_file_uses_are_not_read(tmp_path: Path) -> None:
         content.write_bytes(target.read_bytes()[part.offset : part.offset + part.size])
         checked = subprocess.run([tool, "-n", content], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stdout
+
+
+def test_a_device_is_a_target_in_flight_twice(tmp_path: Path) -> None:
+    need_root()
+    recipe = Recipe(name="device", boot_mib=16, volumes=(Lv(name="root", where="/", kind="ext4", mib=48),))
+    tree = copied("debian", "before", tmp_path / "tree")
+    (tree / "etc/crypttab").unlink()
+    (tree / "etc/fstab").write_text("/dev/vg0/root / ext4 defaults 0 1\n")
+    disks = disks_of(recipe, tree, tmp_path)
+    size = api.plan_flatten([str(disk) for disk in disks]).size
+    with loop_device(image(tmp_path / "target.img", size)) as device:
+        for kind in ("full", "incremental"):
+            with receiving(Path(device), tmp_path) as where:
+                done = flattened(disks, where, tmp_path, verify=True)
+            assert [outcome.result.kind for outcome in done.group.disks if outcome.result] == [kind] * 2
+            assert done.root == 2
+            assert "fstab" not in [leftover.rule for leftover in api.check_flattened(device)]
