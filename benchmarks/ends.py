@@ -88,6 +88,11 @@ class Ends:
         self._process.terminate()
         self._process.communicate()
 
+    @property
+    def process_id(self) -> int:
+        """Of the receiver."""
+        return self._process.pid
+
     def pair(self, source: Path, slot: str) -> None:
         """Make first contact and nothing else."""
         self.command("verify", str(source), "--slot", slot)

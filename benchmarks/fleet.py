@@ -16,7 +16,7 @@ import argparse
 import json
 import random
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,11 +88,11 @@ def fair_rates(wanted: Sequence[float], capacity: float) -> list[float]:
     return rates
 
 
-def first_passes(servers: Sequence[Server], site: Site) -> tuple[list[float], Counter[str]]:
+def first_passes(servers: Sequence[Server], site: Site) -> tuple[list[float], dict[str, float]]:
     """When each server's first pass ends, all beginning together; and for how long each limit was what bound."""
-    todo = {at: server.wire for at, server in enumerate(servers)}
+    todo: dict[int, float] = {at: server.wire for at, server in enumerate(servers)}
     ends = [0.0] * len(servers)
-    bound: Counter[str] = Counter()
+    bound: dict[str, float] = defaultdict(float)
     now = 0.0
     while todo:
         live = sorted(todo)
@@ -142,7 +142,7 @@ def wave(servers: Sequence[Server], site: Site) -> Wave:
             pauses.append(pause)
         else:
             endless.append(server.name)
-    what = bound.most_common(1)[0][0]
+    what = max(bound, key=lambda limit: bound[limit])
     return Wave(len(servers), first, first + longest, tuple(pauses), tuple(endless), what)
 
 

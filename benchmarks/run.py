@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, growth, links, opening, scale
+from benchmarks import compare, growth, links, opening, processor, scale
 from benchmarks.data import MIB, make_disk
 from benchmarks.device import measure as measure_device
 from benchmarks.device import table as device_table
@@ -90,47 +90,6 @@ def run_links(folder: Path, *, quick: bool) -> list[dict[str, Any]]:
     return links.measure((512 if quick else 2048) * MIB, only, folder)
 
 
-def run_processor(folder: Path, *, quick: bool) -> dict[str, Any]:
-    """Processor seconds of a first pass against the sum of what its stages cost alone, as ``bench`` measures them."""
-    size = (512 if quick else 2048) * MIB
-    passes, sums = [], []
-    with tempfile.TemporaryDirectory(dir=folder, prefix="blocksync-processor-") as made:
-        disk = Path(made) / "disk.img"
-        make_disk(disk, size)
-        for number in range(3):
-            place = Path(made) / str(number)
-            place.mkdir()
-            with Ends(place, {"a": size}, ports=(free_port(), free_port())) as ends:
-                ends.pair(disk, "a")
-                first = ends.send(disk, "a", "--level", "1")
-                nothing = ends.send(disk, "a")
-            done = subprocess.run(
-                [sys.executable, "-m", "blocksync", "bench", str(disk), "--folder", str(place), "--json"],
-                check=True, capture_output=True, text=True,
-            )  # fmt: skip
-            stages = {stage["name"]: stage["processor"] for stage in json.loads(done.stdout)["stages"]}
-            data, wire = first.result["changed"], first.result["wire"]
-            alone = (
-                size * (stages["read"] + stages["digest XXH3"]) + data * (stages["pack at level 1"] + stages["unpack"])
-                + wire * stages["loopback with TLS"] + data * (stages["digest XXH3"] + stages["write"])
-            )  # fmt: skip
-            # A pass without changes stands for the start of both ends, less what it read.
-            start = nothing.sender + nothing.receiver - size * (stages["read"] + stages["digest XXH3"])
-            passes.append(first.sender + first.receiver - max(start, 0.0))
-            sums.append(alone)
-            (place / "a.target").unlink()
-    return {"size": size, "pass": passes, "parts": sums}
-
-
-def processor_lines(found: dict[str, Any]) -> list[str]:
-    ratio = statistics.median(whole / parts for whole, parts in zip(found["pass"], found["parts"], strict=True))
-    seconds, size = statistics.median(found["pass"]), found["size"] // MIB
-    return [
-        f"A first pass of {size} MiB at level 1 costs both ends together {seconds:.2f} s of processor, start not",
-        f"counted: {ratio:.2f} x the sum of its stages alone (goal 1.25).",
-    ]
-
-
 def run_opening(_folder: Path, *, quick: bool) -> dict[str, Any]:
     # A sparse file of that size needs a filesystem that has such: memory is none.
     return opening.measure(Path(tempfile.gettempdir()), quick=quick)
@@ -172,7 +131,7 @@ PARTS: dict[str, tuple[str, Callable[..., Any], Callable[[Any], list[str]]]] = {
     "start": ("Start", run_start, start_lines),
     "links": ("Links", run_links, links.table),
     "device": ("A device, read directly", measure_device, device_table),
-    "processor": ("Processor", run_processor, processor_lines),
+    "processor": ("Processor", processor.measure, processor.table),
     "growth": ("Growth", growth.measure, growth.table),
     "scale": ("Many senders to one receiver", run_scale, scale.table),
     "opening": ("Opening", run_opening, opening.table),

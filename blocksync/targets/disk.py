@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from blocksync.errors import TargetError, TargetRefusedError, TargetSyncError, from_os_error
@@ -55,6 +57,7 @@ class _DescriptorTarget(Target):
     _descriptor = -1
     _path = ""
     _again: OpenAgain | None = None
+    _turn: AbstractContextManager[object] = nullcontext()
 
     def descriptor(self) -> int | None:
         return self._descriptor
@@ -84,8 +87,9 @@ class _DescriptorTarget(Target):
         self._check_range(offset, len(data))
         written = 0
         try:
-            while written < len(data):
-                written += os.pwrite(self._descriptor, data[written:], offset + written)
+            with self._turn:
+                while written < len(data):
+                    written += os.pwrite(self._descriptor, data[written:], offset + written)
         except OSError as error:
             raise from_os_error(
                 error,
@@ -141,6 +145,8 @@ class FileTarget(_DescriptorTarget):
         self._path = os.path.abspath(path)
         self.sector_bytes = SECTOR_BYTES
         self._state_dir = state_dir
+        # The kernel lets one write at a time into a file, and those who wait for that spin: here they sleep.
+        self._turn = threading.Lock()
         self._open()
         try:
             status = os.fstat(self._descriptor)
@@ -346,6 +352,7 @@ class _FileTwin(FileTarget):
     def __init__(self, held: FileTarget, path: str) -> None:
         self.name, self._path, self.size = held.name, path, held.size
         self.sector_bytes, self.identity, self.capabilities = held.sector_bytes, held.identity, held.capabilities
+        self._turn = held._turn  # noqa: SLF001 - of the same class
         self._open()
         status = os.fstat(self._descriptor)
         if f"file:{os.path.realpath(self._path)}:{status.st_dev}:{status.st_ino}" != self.identity:
