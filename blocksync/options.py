@@ -110,7 +110,8 @@ class ReceiveOptions:
         user: become this user once targets and ports are open; the state folder is given to it. Only as root.
         status_listen: loopback ``ADDRESS:PORT`` of the status page, health and metrics in the clear; empty for none.
         on_listening: called with a :class:`Listening` once both ports answer.
-        repair: mend the system on a target that a sender flattened; mounts its filesystems.
+        repair: mend the system on a target that a sender flattened, and remove names of excluded files; both mount
+            filesystems that a sender sent.
         boot_test: and boot a throw-away overlay of it.
         senders: at a time; the others wait.
         memory: bytes of buffers for all senders together; 0 for a quarter of the machine's, at most 512 MiB.

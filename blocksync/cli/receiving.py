@@ -39,7 +39,11 @@ _ANYWHERE = ("192.0.2.1", 9)
 @click.option(
     "--overwrite", multiple=True, metavar="PATH", help="Consent to this target not being empty. Repeatable."
 )
-@click.option("--no-repair", is_flag=True, help="Never mount and mend a system that a sender flattens to a target.")
+@click.option(
+    "--no-repair",
+    is_flag=True,
+    help="Mount nothing: no repair after --flatten, no removal of excluded names.",
+)
 @click.option("--boot-test", is_flag=True, help="Boot a throw-away overlay of each system that was flattened here.")
 @click.option("--once", is_flag=True, help="Exit after one committed transfer to each target.")
 @click.option("--status-listen", default="", metavar="ADDRESS:PORT", help="Status page and metrics, loopback only.")

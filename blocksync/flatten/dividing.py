@@ -41,7 +41,8 @@ class Dividing:
 
     Args:
         state: its state folder.
-        mend: repair the system when the sender says that all is there.
+        mend: repair the system when the sender says that all is there, and remove names of excluded files; both
+            mount what a peer sent.
         boot: then boot an overlay of it.
     """
 
@@ -112,6 +113,8 @@ class Dividing:
         return self._said(slot, report)
 
     def remove_names(self, slot: Slot, wanted: dict[str, Any]) -> dict[str, Any]:
+        if not self._mend:
+            return {"removed": 0, "remaining": ["the receiver mounts nothing, as it was asked to (--no-repair)"]}
         found = self._divided.get(whole_slot(slot.name))
         if found is None or found.parts.get(slot.name) is not slot:
             return remove_names(slot.target, wanted)

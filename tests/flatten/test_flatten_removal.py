@@ -231,6 +231,22 @@ def test_after_a_final_pass_it_is_done_unasked_and_the_receipt_says_so(disk: Pat
         assert contents(folder) == {name: before[name] for name in KEPT}
 
 
+def test_a_receiver_that_shall_mount_nothing_does_not(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mounts_nothing(*_given: object) -> None:
+        raise AssertionError("it mounts")
+
+    monkeypatch.setattr(removal, "privately", mounts_nothing)
+    with (
+        OsFolder(tmp_path / "slot") as folder,
+        contextlib.closing(Slot("vm", open_target(str(disk), overwrite=True), folder)) as slot,
+    ):
+        said = Dividing(tmp_path, mend=False).remove_names(slot, {"names": ["/cache"]})
+    assert said["removed"] == 0
+    assert "--no-repair" in said["remaining"][0]
+
+
 def test_nothing_is_removed_before_a_pass_is_committed(disk: Path, tmp_path: Path) -> None:
     with (
         OsFolder(tmp_path / "slot") as folder,
