@@ -87,8 +87,14 @@ def _fuzz(name: str, wanted: argparse.Namespace) -> bool:
 
 def _run(command: list[str]) -> tuple[tuple[str, int], float]:
     """What a program says at last and its exit code; its processor time, without that of others beside it."""
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+    # The fuzzer leaves without cleaning up; its folder is in memory where there is such a place.
+    place = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as said,
+        tempfile.TemporaryDirectory(prefix="blocksync-fuzz-", dir=place) as scratch,
+    ):
+        environment = {**os.environ, "TMPDIR": scratch}
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
