@@ -304,7 +304,7 @@ class Operation:
     def _remove_excluded(self) -> list[Removal]:
         removals = [remove_from(self._reach, each) for each in self._results() if each.excluded_names]
         for removal in removals:
-            self._logbook.tell("removed", **dataclasses.asdict(removal))
+            self._logbook.tell("removed", slot=removal.slot, removed=removal.removed, remaining=removal.remaining)
         return removals
 
     def _results(self) -> list[SendResult]:
