@@ -99,7 +99,7 @@ class Guest:
         )
 
     def run(self, command: str, *, check: bool = True) -> str:
-        return self._machine.run(command, timeout=150, check=check)
+        return self._machine.run(command, timeout=600, check=check)
 
     def words(self, what: str) -> str:
         """The command line of a send."""
