@@ -8,8 +8,10 @@ says so.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -129,35 +131,40 @@ def copy_tree(into: Path) -> Path:
     return into
 
 
+def _ended(words: list[str], tree: Path, more: dict[str, str]) -> tuple[int, str]:
+    """The exit code of a gate and what it said; nothing that it began outlives it, also where it hangs."""
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **more}
+        gate = subprocess.Popen(
+            words, cwd=tree, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code = gate.wait(GATE_SECONDS)
+        finally:
+            # What does not stop, as a worker with a bug that spins, would take a processor for good.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(gate.pid, signal.SIGKILL)
+            gate.wait()
+        said.seek(0)
+        return code, said.read()
+
+
 def outcome(tree: Path, bug: Bug) -> tuple[str, str]:
     """Plant, run the gate, take the bug out again."""
     path = tree / "blocksync" / bug.file
     sound = path.read_text()
     path.write_text(fits(tree, bug))
     try:
-        ended = subprocess.run(
-            command(bug),
-            cwd=tree,
-            env={
-                **os.environ,
-                "PYTHONDONTWRITEBYTECODE": "1",
-                **({"BLOCKSYNC_KERNELS": bug.kernels} if bug.kernels else {}),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=GATE_SECONDS,
-            check=False,
-        )
+        code, said = _ended(command(bug), tree, {"BLOCKSYNC_KERNELS": bug.kernels} if bug.kernels else {})
     except subprocess.TimeoutExpired:
         return "caught", "  (its gate hangs)"
     finally:
         path.write_text(sound)
-    if ended.returncode == 1:
+    if code == 1:
         return "caught", ""
-    if ended.returncode == 0:
+    if code == 0:
         return "MISSED", ""
-    return "BROKEN", f"\n{ended.stdout[-1500:]}"
+    return "BROKEN", f"\n{said[-1500:]}"
 
 
 def command(bug: Bug) -> list[str]:
