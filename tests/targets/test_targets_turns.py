@@ -35,7 +35,9 @@ def writers_at_once(targets: list[Target], monkeypatch: pytest.MonkeyPatch) -> i
 
     def work(number: int) -> None:
         for turn in range(16):
-            targets[number % len(targets)].write((number * 16 + turn) * 4 * KIB, memoryview(bytes([number + 1]) * 4 * KIB))
+            targets[number % len(targets)].write(
+                (number * 16 + turn) * 4 * KIB, memoryview(bytes([number + 1]) * 4 * KIB)
+            )
 
     monkeypatch.setattr(os, "pwrite", counted)
     threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
