@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
-from blocksync.api.opening import look_first, opened, opened_together, reached, sent
+from blocksync.api.opening import look_first, opened, opened_together, reached, refuse_itself, sent
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import local_folder, prepare
 from blocksync.errors import TrustError
@@ -40,7 +40,7 @@ def send(source: str | Source, options: SendOptions, *, cancel: Cancel | None = 
 
     token = cancel or Cancel()
     with reached(options, token) as reach, sent([source], options) as (disk,):
-        look_first([disk], reach, options)
+        look_first([disk], options, token)
         with reach.route(options.slot) as route:
             try:
                 return Sender(disk, route, options, token).run()
@@ -68,7 +68,7 @@ def send_disks(disks: Sequence[DiskSpec], options: SendOptions, *, cancel: Cance
     token = cancel or Cancel()
     names = [disk.source for disk in disks]
     with reached(options, token) as reach, sent(names, options) as sources:
-        look_first(sources, reach, options)
+        look_first(sources, options, token)
         offered = reach.slots_patiently([disk.slot for disk in disks], options, token)
         slots = match_slots([(disk.source, disk.slot) for disk in disks], offered)
         members = [Member(source=source, slot=slot) for source, slot in zip(sources, slots, strict=True)]
@@ -98,12 +98,11 @@ def transfer(
     token = cancel or Cancel()
     names = [disk.source for disk in disks]
     rescue = options.send.rescue
-    token = cancel or Cancel()
     with contextlib.ExitStack() as exits:
         # A source that cannot be opened is told before anybody is asked for a pairing code.
         with opened_together(names, rescue=rescue) as sources:
+            look_first(sources, options.send, token)
             reach = exits.enter_context(reached(options.send, token))
-            look_first(sources, reach, options.send)
         offered = reach.slots_patiently([disk.slot for disk in disks], options.send, token)
         slots = match_slots([(disk.source, disk.slot) for disk in disks], offered)
         return Operation(
@@ -137,8 +136,8 @@ def transfer_flattened(
     token = cancel or Cancel()
     with contextlib.ExitStack() as exits:
         with opened_together(sources, rescue=rescue) as disks:
+            look_first(disks, options.send, token)
             reach = exits.enter_context(reached(options.send, token))
-            look_first(disks, reach, options.send)
         return worked(
             lambda: opened_together(sources, rescue=rescue),
             prepare(options.send.state_dir),
@@ -202,7 +201,10 @@ def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | Non
     from blocksync.engine.verify import Verifier
 
     token = cancel or Cancel()
-    with opened(source) as disk, reached(options, token) as reach:
+    with contextlib.ExitStack() as exits:
+        disk = exits.enter_context(opened(source))
+        refuse_itself(disk, options.to, token)
+        reach = exits.enter_context(reached(options, token))
         try:
             return Verifier(
                 disk,

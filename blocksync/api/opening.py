@@ -92,16 +92,40 @@ def reached(options: SendOptions | VerifyOptions | EstimateOptions, cancel: Canc
         reach.close()
 
 
-def look_first(sources: Sequence[Source], reach: Reach, options: SendOptions) -> None:
-    """The quick part of the preflight: refuse for errors, tell the rest."""
+def look_first(sources: Sequence[Source], options: SendOptions, cancel: Cancel) -> None:
+    """The quick part of the preflight: refuse for errors, tell the rest.
+
+    It needs no pairing: nobody is asked for a code where it is known already that nothing will come of it.
+    """
+    from blocksync.engine.reach import parse_address
     from blocksync.preflight.findings import as_error, told
     from blocksync.preflight.quick import quick_findings
 
     size = sum(source.size for source in sources)
-    for finding in quick_findings(
-        [source.name for source in sources], size, reach.address, prepare(options.state_dir)
-    ):
+    names = [source.name for source in sources]
+    for finding in quick_findings(names, size, parse_address(options.to), prepare(options.state_dir), cancel):
         if finding.exit_code:
             raise as_error(finding)
         if options.progress is not None:
             options.progress(Progress(stage="checking", slot=options.slot, size=size, message=told(finding)))
+    cancel.check()
+
+
+def refuse_itself(source: Source, to: str, cancel: Cancel) -> None:
+    """A disk is not measured against itself, nor called identical with itself.
+
+    Raises:
+        TargetRefusedError: the receiver is on this machine, and the source is one of its targets.
+    """
+    import http.client
+
+    from blocksync.engine.reach import parse_address
+    from blocksync.preflight.findings import TARGET_ITSELF, as_error
+    from blocksync.preflight.network import greet, hello_findings
+
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+        answer = greet(*parse_address(to), [source.name], cancel)
+        for finding in hello_findings(answer, to):
+            if finding.code == TARGET_ITSELF.code:
+                raise as_error(finding)
+    cancel.check()

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from blocksync.api.opening import opened, reached, tracked
+from blocksync.api.opening import opened, reached, refuse_itself, tracked
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import prepare
 from blocksync.errors import TrustError
@@ -76,6 +76,8 @@ def estimate(
         disk = exits.enter_context(opened(source))
         if wanted.watch and isinstance(source, str):
             tracked(disk, source, wanted)
+        if wanted.to:
+            refuse_itself(disk, wanted.to, token)
         reach = exits.enter_context(reached(wanted, token)) if wanted.to else None
         flattening = _foreseen(disk, wanted) if wanted.flatten else None
         try:

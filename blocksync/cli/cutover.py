@@ -156,12 +156,17 @@ def transfer_options(
         ),
         receipt=receipt,
         keep_quiet=(session.output.log.path.absolute().parent,) if session.output.log is not None else (),
-        on_event=lambda event: tell_event(session, event),
+        # Of a single pass the result tells the same, and more.
+        on_event=lambda event: tell_event(session, event, alone=not (passing or final or verify)),
     )
 
 
-def tell_event(session: Session, event: TransferEvent) -> None:
-    """Something that happened to the transfer."""
+def tell_event(session: Session, event: TransferEvent, *, alone: bool) -> None:
+    """Something that happened to the transfer.
+
+    Args:
+        alone: its only pass is told as the result.
+    """
     facts: dict[str, Any] = dict(event.facts)
     if session.output.log is not None:
         session.output.log.transfer = event.transfer
@@ -173,7 +178,9 @@ def tell_event(session: Session, event: TransferEvent) -> None:
         told = next((each for each in facts["predicted"] if each["by"] == "passes"), None)
         was = f" ({show_seconds(told['likely'])} were predicted)" if told is not None else ""
         changed = show_size(facts["changed"])
-        lines.append(f"pass {facts['number']}: {changed} changed, {show_seconds(facts['seconds'])}{was}{then}")
+        what = "sent" if any(each["kind"] == "full" for each in facts["disks"]) else "changed"
+        if not alone:
+            lines.append(f"pass {facts['number']}: {changed} {what}, {show_seconds(facts['seconds'])}{was}{then}")
     elif event.kind == "state" and facts["until"]:
         when = time.strftime("%H:%M:%S", time.localtime(facts["until"]))
         session.output.note(f"waiting until {when} for the next pass")
@@ -225,21 +232,30 @@ def _last_words(result: TransferResult, to: str) -> list[str]:
     for slot, identical in result.verified.items():
         lines.append(f"{'identical' if identical else 'DIFFERENT'}: slot {slot}")
     if not result.verified:
-        names = [outcome.source for outcome in result.disks]
-        what = f"{names[0]} --to {to}" if len(names) == 1 else f"SOURCE --to {to} --slot SLOT"
-        sent = [outcome.result for outcome in result.disks if outcome.result is not None]
-        worst = next((each for each in sent if each.unreadable), sent[0])
-        lines.extend(less_than_identical(worst, f"blocksync verify {what}"))
+        lines.extend(_unproven(result, to))
     if result.receipt:
         lines.append(f"receipt: {result.receipt}")
     return lines
+
+
+def _unproven(result: TransferResult, to: str) -> list[str]:
+    names = [outcome.source for outcome in result.disks]
+    if result.passes > 1 and result.state != "finished":
+        # A verify now would find what was written since.
+        return [
+            f"next: blocksync send {' '.join(names)} --to {to} --final --verify ends the transfer and proves it"
+        ]
+    what = f"{names[0]} --to {to}" if len(names) == 1 else f"SOURCE --to {to} --slot SLOT"
+    sent = [outcome.result for outcome in result.disks if outcome.result is not None]
+    worst = next((each for each in sent if each.unreadable), sent[0])
+    return less_than_identical(worst, f"blocksync verify {what}")
 
 
 def less_than_identical(result: SendResult, verify: str) -> list[str]:
     """What a committed pass does not say, and the command that does."""
     if result.unreadable:
         return ["the copy is not identical: of what could not be read it holds zeros"]
-    return [f"transferred is less than identical: {verify} proves that"]
+    return [f"not proven identical yet: {verify} reads both sides and compares"]
 
 
 def end_of(*results: SendResult | None) -> int:
@@ -275,7 +291,7 @@ def summary(result: SendResult, where: str, *, final: bool = False) -> list[str]
         off = 100 * (result.seconds / likely - 1) if likely else 0.0
         said = f"{show_seconds(likely)} ({show_seconds(low)} to {show_seconds(high)})"
         within = "within" if low <= result.seconds <= high else "outside"
-        lines.append(f"predicted {said}: off by {off:+.0f} %, {within} the interval")
+        lines.append(f"the estimate said {said}: off by {off:+.0f} %, {within} the interval")
     if result.resumed:
         lines.append(f"resumed: {show_size(result.resumed)} were durable already")
     if result.retries:

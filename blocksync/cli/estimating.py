@@ -128,6 +128,8 @@ def _write_report(path: Path, result: EstimateResult) -> None:
 
 def summary(result: EstimateResult) -> list[str]:
     """An estimate in words."""
+    from blocksync.estimate.words import milliseconds
+
     lines: list[str] = []
     if result.seconds is not None and result.transfer is not None and result.wire is not None:
         lines.append(
@@ -150,7 +152,7 @@ def summary(result: EstimateResult) -> list[str]:
     lines.extend(_source_lines(result.figures))
     if result.link is not None:
         rates = ", ".join(f"{show_rate(rate)} on {count}" for count, rate in result.link.rates)
-        lines.append(f"link: {rates} connections; round trip {1000 * result.link.round_trip:.1f} ms")
+        lines.append(f"link: {rates} connections; round trip {milliseconds(result.link.round_trip)}")
     if result.changes is not None:
         lines.extend(_change_lines(result.changes))
     if result.target == "nowhere":

@@ -8,37 +8,43 @@ from typing import Any
 from blocksync.cli.quantities import show_seconds
 
 FORECASTS_SHOWN = 12
-_PREDICTORS = {"estimate": "by the estimate", "passes": "by the passes before"}
+_PREDICTORS = {"estimate": "the estimate", "passes": "the passes before"}
+_HEAD = ("", "predicted", "took", "off by", "predicted by")
 
 
 def beside_the_truth(forecasts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line a forecast, the newest last.
+    """A head and a line a forecast, the newest last; nothing where there are none.
 
     Args:
         forecasts: objects with the members of :class:`~blocksync.transfers.record.Forecast`.
     """
     shown = forecasts[-FORECASTS_SHOWN:]
+    if not shown:
+        return []
     left = len(forecasts) - len(shown)
-    rows = [(_name(each), _told(each), _truth(each)) for each in shown]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-    lines = [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows]
+    rows = [_HEAD, *(_row(each) for each in shown)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [*([f"{left} older ones are in --json"] if left else []), *lines]
+
+
+def _row(forecast: Mapping[str, Any]) -> tuple[str, ...]:
+    likely, took = forecast["likely"], forecast["took"]
+    interval = f"{show_seconds(forecast['low'])} to {show_seconds(forecast['high'])}"
+    off = [f"{100 * (took / likely - 1):+.0f} %"] if likely else []
+    if not forecast["low"] <= took <= forecast["high"]:
+        off.append("outside")
+    return (
+        _name(forecast),
+        f"{show_seconds(likely)} ({interval})",
+        show_seconds(took),
+        ", ".join(off),
+        _PREDICTORS[forecast["by"]],
+    )
 
 
 def _name(forecast: Mapping[str, Any]) -> str:
     what, number = forecast["what"], forecast["number"]
     if what not in ("pass", "pause"):
         return str(what)
-    return f"pass {number}, source standing still" if what == "pause" else f"pass {number}"
-
-
-def _told(forecast: Mapping[str, Any]) -> str:
-    interval = f"{show_seconds(forecast['low'])} to {show_seconds(forecast['high'])}"
-    return f"predicted {show_seconds(forecast['likely'])} ({interval}) {_PREDICTORS[forecast['by']]}"
-
-
-def _truth(forecast: Mapping[str, Any]) -> str:
-    likely, took = forecast["likely"], forecast["took"]
-    off = f"off by {100 * (took / likely - 1):+.0f} %, " if likely else ""
-    within = "within" if forecast["low"] <= took <= forecast["high"] else "outside"
-    return f"took {show_seconds(took)}: {off}{within} the interval"
+    return f"pass {number}, standstill" if what == "pause" else f"pass {number}"

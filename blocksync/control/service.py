@@ -30,6 +30,9 @@ class ReceiverService(Protocol):
     def grants_fingerprint_ok(self, fingerprint: bytes) -> Peer | None:
         """The peer of a certificate, if it has any grant now."""
 
+    def recognises(self, marks: str) -> bool:
+        """Whether marks of a source's storage are of a target here: both ends on one machine, and the same disk."""
+
     def port_for(self, peer: Peer) -> ControlPort:
         """What this peer may do."""
 

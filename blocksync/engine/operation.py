@@ -24,6 +24,7 @@ from blocksync.engine.outlook import Outlook
 from blocksync.engine.reach import Reach
 from blocksync.engine.receipts import obtain, write_receipt
 from blocksync.engine.removal import remove_from
+from blocksync.engine.transfers import age
 from blocksync.engine.verify import Verifier
 from blocksync.errors import (
     BlocksyncError,
@@ -137,7 +138,7 @@ class Operation:
             BlocksyncError: as for a pass.
         """
         store = TransferStore(self._state_dir)
-        store.age(self._clock.now())
+        age(self._state_dir, store, self._clock.now())
         self._limits.change(self._wanted)
         with self._opening() as sources:
             records = [
@@ -398,9 +399,9 @@ def _mode(options: TransferOptions) -> str:
     if options.follow is not None:
         words.append(f"every {options.follow:.0f} s")
     if options.until_converged is not None:
-        words.append(f"until {options.until_converged:.0f} s")
+        words.append(f"until a pass takes {options.until_converged:.0f} s")
     if options.final:
-        words.append("final")
+        words.append("final pass")
     return ", ".join(words) or "one pass"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -79,6 +80,11 @@ class Outlooks:
         outlook = self.of(slot, source_identity, size)
         if outlook is not None:
             self.save(slot, dataclasses.replace(outlook, divide=divide, repair=repair))
+
+    def drop(self, slot: str) -> None:
+        """Forget the prediction for a slot, if there is one."""
+        with contextlib.suppress(OSError):
+            self._path(slot).unlink()
 
     def load(self, slot: str) -> Outlook | None:
         """The prediction for a slot; None without one. A hint: what cannot be read is none."""

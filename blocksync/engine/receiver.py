@@ -25,8 +25,10 @@ from blocksync.errors import (
     NetworkError,
     PeerError,
     ProtocolError,
+    TargetRefusedError,
     TrustError,
 )
+from blocksync.platforms.likeness import same_machine
 from blocksync.protocol.messages import (
     MAX_TEXT_CHARACTERS,
     CommitAnswer,
@@ -45,6 +47,7 @@ from blocksync.protocol.messages import (
 from blocksync.protocol.receiver import Binding, DataReceiver
 from blocksync.protocol.wire import Hello
 from blocksync.results import Progress
+from blocksync.targets.fitness import is_marked
 from blocksync.transports.link import Link
 
 Handler = Callable[[Link, DataReceiver], None]
@@ -241,6 +244,7 @@ class PeerPort(ControlPort):
 
     def open(self, request: OpenRequest) -> OpenAnswer:
         slot = self._receiver.slot_for(self._peer, request.slot)
+        _refuse_itself(slot, request.marks)
         if not request.rehearsal:
             self._receiver.undivide(slot, replace=request.replace)
         if request.rehearsal:
@@ -248,6 +252,7 @@ class PeerPort(ControlPort):
         slot.await_abandoned(self._peer, request.run)
         with slot.lock:
             session, notice = slot.open(self._peer, request)
+            self._receiver.rehearsals.opened(slot, session.session_id)
             store = slot.store
             assert store is not None
             geometry = store.geometry
@@ -273,6 +278,7 @@ class PeerPort(ControlPort):
                 notice=notice,
                 rehearsal=self._receiver.rehearsals.kind_of(slot),
                 fresh=session.fresh,
+                together=request.rehearsal and same_machine(request.marks),
             )
         detail: dict[str, object] = {
             "peer": self._peer.name,
@@ -309,7 +315,10 @@ class PeerPort(ControlPort):
                 )
             )
         return Heartbeat(
-            durable=found.landing.durable_bytes, epoch=found.epoch, busy=int(found.landing.work.seconds * 1000)
+            durable=found.landing.durable_bytes,
+            epoch=found.epoch,
+            busy=int(found.landing.work.seconds * 1000),
+            processor=int(time.process_time() * 1000),
         )
 
     def commit(self, session: bytes, request: CommitRequest) -> CommitAnswer:
@@ -322,7 +331,6 @@ class PeerPort(ControlPort):
             f"generation {generation} committed",
             {"generation": generation, "transfer": found.transfer},
         )
-        self._receiver.rehearsals.finish(slot)
         return CommitAnswer(generation=generation, root=request.root)
 
     def _await_connections(self, session: Session) -> None:
@@ -336,6 +344,7 @@ class PeerPort(ControlPort):
         try:
             slot, found = self._find(session)
         except BlocksyncError:
+            self._receiver.rehearsals.leave(self._peer, session)
             return
         slot.end(found)
         self._receiver.rehearsals.finish(slot)
@@ -350,6 +359,7 @@ class PeerPort(ControlPort):
         slot = self._receiver.slot_for(self._peer, request.slot)
         if self._receiver.is_part(slot):
             raise PeerError(f"slot {slot.name} is a partition already")
+        _refuse_itself(slot, request.marks)
         parts, anew = self._receiver.divide(self._peer, slot, request)
         how = "divided into" if anew else "is divided into"
         self._tell("divided", slot, f"{self._peer.name}: the target {how} {len(parts)} partitions")
@@ -377,6 +387,8 @@ class PeerPort(ControlPort):
 
     def verify(self, request: VerifyRequest) -> tuple[VerifyAnswer, Iterator[bytes]]:
         slot = self._receiver.slot_for(self._peer, request.slot)
+        if request.rehearsal:
+            slot = self._receiver.rehearsals.written(self._peer, slot)
         size = request.size
         if size > slot.target.size:
             raise PeerError(f"target {slot.name} has {slot.target.size} bytes, the source {size}")
@@ -403,3 +415,12 @@ class PeerPort(ControlPort):
             return  # a rehearsal is no news of its slot
         said = Progress(stage=stage, slot=slot.name, size=slot.target.size, message=message, detail=detail or {})
         self._receiver.tell(said)
+
+
+def _refuse_itself(slot: Slot, marks: str) -> None:
+    if is_marked(slot.target, marks):
+        raise TargetRefusedError(
+            f"the target {slot.target.name} is the source itself, holds it, or lies on it",
+            remedy="send another disk, or offer another target",
+            safe="nothing was written to it",
+        )

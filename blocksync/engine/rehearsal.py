@@ -34,6 +34,7 @@ class Rehearsals:
         self._slot: Slot | None = None
         self._peer: Peer | None = None
         self._kind = ""
+        self._session = b""
         self._timer: threading.Timer | None = None
 
     def begin(self, peer: Peer, slot: Slot, size: int) -> Slot:
@@ -82,6 +83,22 @@ class Rehearsals:
             self._timer.start()
             return made
 
+    def opened(self, slot: Slot, session: bytes) -> None:
+        """Remember the session on this scratch slot, which outlives its commit; nothing for other slots."""
+        if slot is self._slot:
+            self._session = session
+
+    def written(self, peer: Peer, slot: Slot) -> Slot:
+        """Where a verify on trial reads: the peer's scratch slot; the slot itself where nothing was written.
+
+        Raises:
+            PeerError: this peer rehearses on no such slot.
+        """
+        scratch, holder = self._slot, self._peer
+        if scratch is None or holder is None or holder.fingerprint != peer.fingerprint or scratch.name != slot.name:
+            raise PeerError(f"there is no rehearsal on slot {slot.name}", remedy="run blocksync estimate again")
+        return slot if self._kind == "nowhere" else scratch
+
     def slots(self) -> tuple[Slot, ...]:
         slot = self._slot
         return () if slot is None else (slot,)
@@ -96,12 +113,19 @@ class Rehearsals:
             if slot is self._slot:
                 self._end()
 
+    def leave(self, peer: Peer, session: bytes) -> None:
+        """End the rehearsal with this session, if it is the peer's; it may be committed already."""
+        with self._lock:
+            holder = self._peer
+            if holder is not None and (holder.fingerprint, self._session) == (peer.fingerprint, session):
+                self._end()
+
     def close(self) -> None:
         with self._lock:
             self._end()
 
     def _end(self) -> None:
-        slot, self._slot, self._peer = self._slot, None, None
+        slot, self._slot, self._peer, self._session = self._slot, None, None, b""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

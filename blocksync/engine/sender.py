@@ -12,6 +12,7 @@ from blocksync.errors import BlocksyncError, ReceiverFullError, SlotPreparingErr
 from blocksync.kernels import DigestKind
 from blocksync.manifest.format import fitted
 from blocksync.options import Digest, SendOptions
+from blocksync.platforms.likeness import marks_of
 from blocksync.protocol.messages import CONTROL_VERSION, MAX_TEXT_CHARACTERS, OpenRequest
 from blocksync.results import SendResult
 from blocksync.sources.base import Source
@@ -102,6 +103,7 @@ class Sender:
                     connections=wanted.connections,
                     replace=wanted.replace,
                     transfer=wanted.transfer,
+                    marks=marks_of([source.name]),
                 )
             )
         try:

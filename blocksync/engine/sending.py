@@ -88,6 +88,8 @@ class Transfer:
         self.resent = 0
         self.resumed = 0
         self.unused = 0
+        # The first sign of life of the receiver, and the last: when, and the seconds of processor it had used by then.
+        self.heard: tuple[tuple[float, float], tuple[float, float]] | None = None
         self.view = Allocated(source=source)
 
     def look(self) -> None:
@@ -95,6 +97,11 @@ class Transfer:
         wanted = self.options
         self.view = allocated(self.source, all_blocks=wanted.all_blocks, exclude=wanted.exclude)
         self.source = self.view.source
+
+    def hear(self, at: float, processor: float) -> None:
+        """Remember how much processor the receiver has used."""
+        now = (at, processor)
+        self.heard = (self.heard[0] if self.heard else now, now)
 
     def skip(self, length: int) -> None:
         """Count an unused range."""
@@ -302,6 +309,7 @@ class Pass:
             else:
                 passed, heard = max(time.monotonic() - heard, 0.1), time.monotonic()
                 self._durable = beat.durable
+                self._transfer.hear(heard, beat.processor / 1000)
                 self._transfer.levels.receiver_busy(
                     max(beat.busy - watch.busy, 0) / 1000 / (passed * self._answer.connections)
                 )

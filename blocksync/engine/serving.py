@@ -29,10 +29,11 @@ from blocksync.platforms import machine_memory_bytes, memory_bytes
 from blocksync.protocol.messages import ControlPort
 from blocksync.results import Listening, Progress, ReceiveResult
 from blocksync.targets import open_target
+from blocksync.targets.fitness import is_marked
 from blocksync.transports.listener import DataListener
 from blocksync.trust.grants import Grants
 from blocksync.trust.identity import Identity
-from blocksync.trust.names import check_slot_name
+from blocksync.trust.names import PEER_NAME_CHARACTERS, check_slot_name, printable
 from blocksync.trust.pairing import PairingDesk, PairingRequest
 from blocksync.trust.tls import LiveServerContext
 
@@ -103,15 +104,18 @@ class Serving:
     # -- what the control server asks -------------------------------------------------------------------------
 
     def pair(self, request: dict[str, object]) -> dict[str, object]:
-        reply = self._desk.accept(
-            PairingRequest.from_json(request), now=time.monotonic(), since=int(time.time()), commit=self._grants.add
-        )
-        self._tell(Progress(stage="paired", message=f"paired for {', '.join(reply.slots)}"))
+        asked = PairingRequest.from_json(request)
+        reply = self._desk.accept(asked, now=time.monotonic(), since=int(time.time()), commit=self._grants.add)
+        who = printable(asked.name, PEER_NAME_CHARACTERS) or "a sender"
+        self._tell(Progress(stage="paired", message=f"{who} is paired, and may send to {', '.join(reply.slots)}"))
         return reply.to_json()
 
     def grants_fingerprint_ok(self, fingerprint: bytes) -> Peer | None:
         grant = self._grants.find(fingerprint)
         return None if grant is None else Peer(fingerprint=grant.fingerprint, name=grant.name)
+
+    def recognises(self, marks: str) -> bool:
+        return any(is_marked(slot.target, marks) for slot in self._receiver.slots.values())
 
     def port_for(self, peer: Peer) -> ControlPort:
         return PeerPort(self._receiver, peer)

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blocksync.engine.outlook import Outlooks
 from blocksync.engine.statedir import copy_folder
-from blocksync.errors import StateError, TransferRunningError, TransferUnknownError
+from blocksync.errors import BlocksyncError, StateError, TransferRunningError, TransferUnknownError
 from blocksync.limits import Limits
+from blocksync.manifest.cache import ManifestCopy
+from blocksync.manifest.folder import OsFolder
+from blocksync.snapshots.cleaning import drop_kept
 from blocksync.transfers.door import ask
 from blocksync.transfers.figures import TransferStatus, status_of
 from blocksync.transfers.record import TransferRecord, parse
@@ -24,10 +28,15 @@ def list_transfers(state: Path) -> list[TransferStatus]:
     """All of them, oldest first; see :func:`blocksync.api.transfers`."""
     store = TransferStore(state)
     now = time.time()
+    age(state, store, now)
+    return [_status(store, record, now) for record in store.load_all()]
+
+
+def age(state: Path, store: TransferStore, now: float) -> None:
+    """Let idle transfers expire, and remove all that is kept here of those whose time is over."""
     _, collected = store.age(now)
     for record in collected:
-        _drop_copies(state, store, record)
-    return [_status(store, record, now) for record in store.load_all()]
+        _drop_hints(state, store, record)
 
 
 def stop(state: Path, which: str, *, final: bool) -> TransferStatus:
@@ -64,7 +73,7 @@ def delete(state: Path, which: str) -> TransferStatus:
         raise TransferRunningError(f"transfer {record.id} is running", remedy="stop it first: blocksync stop")
     status = _status(store, record, time.time())
     store.remove(record.id)
-    _drop_copies(state, store, record)
+    _drop_hints(state, store, record)
     return status
 
 
@@ -100,9 +109,19 @@ def _status(store: TransferStore, record: TransferRecord, now: float) -> Transfe
     return status_of(record, now, running=told is not None, told=told)
 
 
-def _drop_copies(state: Path, store: TransferStore, record: TransferRecord) -> None:
-    """Copies of manifests are hints that only save traffic; another transfer of the same slot keeps its own."""
+def _drop_hints(state: Path, store: TransferStore, record: TransferRecord) -> None:
+    """What only saves work or is compared once; another transfer of the same slot keeps its own.
+
+    Those are copies of manifests, snapshots that are kept to tell what changes, and predictions.
+    """
     in_use = {(each.receiver, disk.slot) for each in store.load_all() for disk in each.disks}
     for disk in record.disks:
         if (record.receiver, disk.slot) not in in_use:
-            shutil.rmtree(copy_folder(state, bytes.fromhex(record.receiver), disk.slot), ignore_errors=True)
+            receiver = bytes.fromhex(record.receiver)
+            folder = copy_folder(state, receiver, disk.slot)
+            if folder.is_dir():
+                # What cannot be removed now is found by check --clean --kept.
+                with contextlib.suppress(BlocksyncError), OsFolder(folder) as held:
+                    drop_kept(ManifestCopy(held).any_token() or {})
+            shutil.rmtree(folder, ignore_errors=True)
+            Outlooks(state, receiver).drop(disk.slot)

@@ -84,10 +84,10 @@ class Estimator:
                 rehearsal = self._rehearse(self._reach, sample, figures, link)
                 packed = packed_at(sample, levels_used(rehearsal))
                 prediction = self._predict(sample, packed, rehearsal, link)
-                self._keep(self._reach, rehearsal.slot, sample, prediction)
+                self._keep(self._reach, rehearsal, sample, prediction)
         changing = self._watch(sample, link, rehearsal, prediction)
         if self._reach is not None and rehearsal is not None and prediction is not None and changing is not None:
-            self._keep(self._reach, rehearsal.slot, sample, prediction, changing)
+            self._keep(self._reach, rehearsal, sample, prediction, changing)
         return self._result(figures, sample, link, rehearsal, prediction, generation, changing)
 
     # -- stages -----------------------------------------------------------------------------------------------
@@ -123,9 +123,11 @@ class Estimator:
         disk = TrialDisk(
             content, _trial_size(_fastest(sample, figures, link), REHEARSAL_SECONDS), REHEARSAL_SECONDS
         )
-        return self._rehearsed(reach, disk, self._options.connections, level=self._options.level)
+        return self._rehearsed(reach, disk, self._options.connections, level=self._options.level, verify=True)
 
-    def _rehearsed(self, reach: Reach, disk: TrialDisk, connections: int, level: int | None) -> Rehearsal:
+    def _rehearsed(
+        self, reach: Reach, disk: TrialDisk, connections: int, *, level: int | None, verify: bool = False
+    ) -> Rehearsal:
         options = SendOptions(
             to=self._options.to,
             slot=self._options.slot,
@@ -134,7 +136,7 @@ class Estimator:
             bwlimit=self._options.bwlimit,
         )
         with reach.rehearsal_route() as route:
-            return rehearse(route, disk, options, self._cancel)
+            return rehearse(route, disk, options, self._cancel, verify=verify)
 
     def _predict(self, sample: Sample, packed: Packed, rehearsal: Rehearsal, link: LinkFigures) -> Prediction:
         return predict(
@@ -148,7 +150,7 @@ class Estimator:
     def _keep(
         self,
         reach: Reach,
-        slot: str,
+        rehearsal: Rehearsal,
         sample: Sample,
         prediction: Prediction,
         changing: ChangeFigures | None = None,
@@ -159,9 +161,9 @@ class Estimator:
             size=self._source.size,
             passes=tuple(each.seconds for each in changing.passes) if changing else (),
             pause=changing.pause.span if changing and changing.pause else (),
-            verify=_verify(sample).span,
+            verify=_verify(sample, rehearsal).span,
         )
-        reach.outlooks().save(slot, outlook)
+        reach.outlooks().save(rehearsal.slot, outlook)
 
     def _watch(
         self,
@@ -233,7 +235,7 @@ class Estimator:
             preparation=prediction.preparation if prediction else 0.0,
             transfer=prediction.transfer if prediction else None,
             commit=prediction.commit if prediction else 0.0,
-            verify=_verify(sample) if prediction else None,
+            verify=_verify(sample, rehearsal) if prediction else None,
             wire=prediction.wire if prediction else None,
             rate=prediction.rate if prediction else 0.0,
             bottleneck=prediction.bottleneck if prediction else "",
@@ -297,8 +299,10 @@ def _fastest(sample: Sample, figures: SourceFigures, link: LinkFigures) -> float
     return link.best / max(stubborn + shrinking / ratio, 0.02)
 
 
-def _verify(sample: Sample) -> Range:
-    """Both ends read and hash at the same time; each reads a piece, then hashes it."""
+def _verify(sample: Sample, rehearsal: Rehearsal | None) -> Range:
+    """As it was tried; else by this end alone, which reads a piece, then hashes it."""
+    if rehearsal is not None and rehearsal.proof is not None:
+        return around(rehearsal.proof.seconds(sample.picture, sample.read_rate), VERIFY_ERROR)
     content = b"".join(piece.content for piece in sample.pieces)[:HASHED_BYTES]
     began = time.perf_counter()
     blake3(content).digest()

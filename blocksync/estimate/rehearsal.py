@@ -12,16 +12,18 @@ import itertools
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.sending import Pass, Route, Transfer
 from blocksync.errors import BlocksyncError
+from blocksync.estimate.proof import Proof, prove
 from blocksync.estimate.trial import TrialDisk
 from blocksync.kernels import DigestKind
 from blocksync.options import SendOptions
 from blocksync.platforms import processor_seconds
+from blocksync.platforms.likeness import marks_of_machine
 from blocksync.platforms.tcp import LinkWaits
 from blocksync.protocol.messages import CONTROL_VERSION, OpenAnswer, OpenRequest
 from blocksync.results import Progress
@@ -60,11 +62,13 @@ class Rehearsal:
         opening, committing: seconds.
         drained: seconds until all that was sent had been received.
         size: of the trial disk, bytes.
-        busy: share of this machine's processors that was busy; foreign: of that, with other work than ours.
+        busy: share of this machine's processors that was busy; foreign: that was busy with other work than this
+            pass's: the receiver's part is none where it is on this machine too.
         waiting: share of the time in which the connections had something under way.
         starved: of that, the receiver did not read fast enough.
         target: ``file`` or ``nowhere``.
         slot: the name that the receiver gave.
+        proof: a verify of what was sent, where that was tried.
     """
 
     moments: tuple[Moment, ...]
@@ -79,6 +83,7 @@ class Rehearsal:
     starved: float
     target: str
     slot: str
+    proof: Proof | None = None
 
     @property
     def tail(self) -> tuple[Moment, Moment]:
@@ -161,13 +166,17 @@ class _Watch:
         self.at.setdefault(progress.stage, time.monotonic())
 
 
-def rehearse(route: Route, disk: TrialDisk, options: SendOptions, cancel: Cancel) -> Rehearsal:
+def rehearse(
+    route: Route, disk: TrialDisk, options: SendOptions, cancel: Cancel, *, verify: bool = False
+) -> Rehearsal:
     """Send the trial disk to a scratch slot.
 
     Args:
         route: for a rehearsal.
         disk: that is sent.
         options: of the pass; its progress callback is not used.
+        cancel: stops it.
+        verify: try a verify of it too.
 
     Raises:
         InterruptedTransferError: cancelled.
@@ -186,22 +195,19 @@ def rehearse(route: Route, disk: TrialDisk, options: SendOptions, cancel: Cancel
         answer = route.control.open(_request(transfer, disk))
     opened = time.monotonic()
     moments: list[Moment] = []
-    load = _Load(links)
-    ended = threading.Event()
-    looker = threading.Thread(
-        target=_look, args=(transfer, disk, moments, load, ended), name="rehearsal-looks", daemon=True
-    )
-    looker.start()
+    load = _Load(links, transfer if answer.together else None)
+    proof = None
     try:
-        Pass(transfer, answer).run()
+        with _looking(transfer, disk, moments, load):
+            Pass(transfer, answer).run()
+        if verify:
+            proof = prove(route.control, answer, disk, moments[-1].done if moments else 0, cancel)
     except BlocksyncError as error:
         cancel.check(error)
         # What was to be seen has been seen when only the rest of zeros did not get through in time.
         if not (disk.over and error.retryable and moments and moments[-1].wire):
             raise
     finally:
-        ended.set()
-        looker.join()
         _end(route, answer)
     seen = tuple(_from_first_byte(moments))
     sent_all = watch.at.get("committing")
@@ -219,6 +225,7 @@ def rehearse(route: Route, disk: TrialDisk, options: SendOptions, cancel: Cancel
         starved=load.starved,
         target=answer.rehearsal,
         slot=answer.slot,
+        proof=proof,
     )
 
 
@@ -240,12 +247,26 @@ def _request(transfer: Transfer, disk: TrialDisk) -> OpenRequest:
         connections=transfer.options.connections,
         replace=False,
         rehearsal=True,
+        marks=marks_of_machine(),
     )
 
 
 def _end(route: Route, answer: OpenAnswer) -> None:
     with contextlib.suppress(BlocksyncError):
         route.control.end(answer.session)
+
+
+@contextlib.contextmanager
+def _looking(transfer: Transfer, disk: TrialDisk, moments: list[Moment], load: _Load) -> Iterator[None]:
+    ended = threading.Event()
+    arguments = (transfer, disk, moments, load, ended)
+    looker = threading.Thread(target=_look, args=arguments, name="rehearsal-looks", daemon=True)
+    looker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        looker.join()
 
 
 def _look(transfer: Transfer, disk: TrialDisk, moments: list[Moment], load: _Load, ended: threading.Event) -> None:
@@ -275,10 +296,12 @@ class _Load:
 
     Args:
         links: those opened so far.
+        together: the pass, where its receiver is on this machine.
     """
 
-    def __init__(self, links: list[Link]) -> None:
+    def __init__(self, links: list[Link], together: Transfer | None) -> None:
         self._links = links
+        self._together = together
         self._first: tuple[float, float, float] | None = None
         self._last = (0.0, 0.0, 0.0)
         self._began = time.monotonic()
@@ -311,7 +334,15 @@ class _Load:
     @property
     def foreign(self) -> float:
         busy, passed, own = self._gone()
-        return max(0.0, busy - own) / passed
+        return max(0.0, busy - own - self._receivers()) / passed
+
+    def _receivers(self) -> float:
+        """Seconds of processor that the receiver had of this machine meanwhile."""
+        heard = self._together.heard if self._together is not None else None
+        if heard is None or heard[1][0] <= heard[0][0]:
+            return 0.0
+        (first, before), (last, after) = heard
+        return (after - before) / (last - first) * (self._ended - self._began)
 
     @property
     def waiting(self) -> float:

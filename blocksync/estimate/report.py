@@ -9,7 +9,7 @@ from blocksync import __version__
 from blocksync.estimate.passes import Curve
 from blocksync.estimate.plots import bars, curve, stacked
 from blocksync.estimate.results import ChangeFigures, EstimateResult, LinkFigures, Range, SourceFigures
-from blocksync.estimate.words import rate, seconds, size
+from blocksync.estimate.words import milliseconds, rate, seconds, size
 
 LIMITS = {
     "read": "reading the source",
@@ -132,7 +132,7 @@ def _source(figures: SourceFigures) -> str:
 
 def _link(link: LinkFigures) -> str:
     rows = [(f"{count} connection{'s' if count > 1 else ''}", found, rate(found)) for count, found in link.rates]
-    return bars(rows, "a") + f"<p>round trip {1000 * link.round_trip:.1f} ms</p>"
+    return bars(rows, "a") + f"<p>round trip {milliseconds(link.round_trip)}</p>"
 
 
 def _changes(found: ChangeFigures) -> Iterator[str]:

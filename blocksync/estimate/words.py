@@ -16,6 +16,12 @@ def rate(count: float) -> str:
     return f"{size(count)}/s"
 
 
+def milliseconds(count: float) -> str:
+    """A round trip: ``0.04 ms``, ``1.2 ms``, ``80 ms``."""
+    found = count * 1000
+    return f"{found:.2f} ms" if found < 0.95 else f"{found:.1f} ms" if found < 9.5 else f"{found:.0f} ms"
+
+
 def seconds(count: float) -> str:
     """``0.4 s``, ``12 s``, ``3 min 07 s``, ``2 h 05 min``, ``3 d 4 h``."""
     if count < 10:

@@ -25,6 +25,7 @@ from blocksync.flatten.local import wishes_of
 from blocksync.flatten.plan import Copy, Plan
 from blocksync.flatten.sources import Taking, is_live, pieces, plan_for
 from blocksync.options import DiskSpec, FlattenOptions, TransferOptions
+from blocksync.platforms.likeness import marks_of
 from blocksync.protocol.messages import CONTROL_VERSION, DivideRequest, FinishRequest
 from blocksync.results import FlattenResult, GroupResult
 from blocksync.sources.base import Source
@@ -61,6 +62,7 @@ def transfer_flattened(
     with opening() as disks:
         plan = _plan(disks, flatten)
         foreseen = disks[0].identity, disks[0].size
+        names = [disk.name for disk in disks]
     slot = _slot(reach, options.send.slot)
     consented = [options.send.replace]
     truth = _Truth(reach.outlooks().of(slot, *foreseen))
@@ -73,7 +75,11 @@ def transfer_flattened(
                 raise FlattenChangedError("the volumes changed their sizes while they were being sent")
             # Each time: the receiver may have been started anew since. Consent is for the first one alone.
             wanted = DivideRequest(
-                version=CONTROL_VERSION, slot=slot, replace=consented[0], plan=record.to_json(now)
+                version=CONTROL_VERSION,
+                slot=slot,
+                replace=consented[0],
+                plan=record.to_json(now),
+                marks=marks_of(names),
             )
             with truth.timed("divide"):
                 reach.control.divide(wanted)

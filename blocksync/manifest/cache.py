@@ -6,6 +6,7 @@ import contextlib
 import json
 import struct
 import zlib
+from typing import Any
 
 from blocksync.errors import BlocksyncError, StateError
 from blocksync.geometry import Geometry
@@ -93,6 +94,17 @@ class ManifestCopy:
         Args:
             root: of the digest tree that was committed then; None where that is not known.
         """
+        body = self._kept()
+        if body is None or (body["manifest"], body["generation"]) != (manifest_id.hex(), generation):
+            return None
+        return _token(body) if root is None or body["root"] == root.hex() else None
+
+    def any_token(self) -> dict[str, str] | None:
+        """The token of whatever generation, for whoever removes what it names."""
+        body = self._kept()
+        return None if body is None else _token(body)
+
+    def _kept(self) -> dict[str, Any] | None:
         try:
             if not self._folder.exists(CHANGES_FILE):
                 return None
@@ -104,14 +116,16 @@ class ManifestCopy:
             if len(raw) < _CHECKSUM.size or _CHECKSUM.unpack_from(raw)[0] != zlib.crc32(raw[_CHECKSUM.size :]):
                 return None
             body = json.loads(raw[_CHECKSUM.size :])
-            bound = body["manifest"], body["generation"]
-            if bound != (manifest_id.hex(), generation) or (root is not None and body["root"] != root.hex()):
-                return None
-            return {str(name): str(value) for name, value in body["token"].items()}
-        except (StateError, ValueError, KeyError, TypeError, AttributeError):
+        except (StateError, ValueError):
             return None
+        sound = isinstance(body, dict) and {"manifest", "generation", "root", "token"} <= body.keys()
+        return body if sound and isinstance(body["token"], dict) else None
 
     def drop(self) -> None:
         """Forget the copy, because it proved damaged."""
         with contextlib.suppress(StateError):
             self._folder.remove(COPY_FILE)
+
+
+def _token(body: dict[str, Any]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in body["token"].items()}

@@ -104,6 +104,17 @@ def same_storage(one: os.stat_result, other: os.stat_result) -> bool:
     return os.path.samestat(one, other)
 
 
+def storage(status: os.stat_result) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+    """A file's numbers; of devices nothing is told."""
+    numbers = {(status.st_dev, status.st_ino)}
+    return numbers, numbers
+
+
+def boot_key() -> bytes:
+    """Not told here."""
+    return b""
+
+
 def lower_io_priority() -> None:
     """These systems have no such call for a thread."""
 

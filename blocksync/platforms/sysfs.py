@@ -165,6 +165,16 @@ def same_storage(one: os.stat_result, other: os.stat_result) -> bool:
     return bool(_itself(one) & _layers(other) or _itself(other) & _layers(one))
 
 
+def storage(status: os.stat_result) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+    """Numbers of a file or device itself, and of all that it stands on, itself among them."""
+    return _itself(status), _layers(status)
+
+
+def boot_key() -> bytes:
+    """What only processes on this kernel know until it boots again; empty where it does not tell."""
+    return text_of(Path("/proc/sys/kernel/random/boot_id")).encode()[:64]
+
+
 def _itself(status: os.stat_result) -> set[tuple[int, int]]:
     """A device by its number, a file by its filesystem and inode; of a loop device its backing file too."""
     if not status.st_rdev:

@@ -136,7 +136,7 @@ def _offline(name: str, layout: Layout) -> Iterator[Finding]:
 
 def _way_findings(options: CheckOptions, state: Path, sizes: list[tuple[str, int]]) -> Iterator[Finding]:
     host, port = parse_address(options.to)
-    way = Way(host, port, Identity.load_or_create(state), Pins(state).find(host, port))
+    way = Way(host, port, Identity.load_or_create(state), Pins(state).find(host, port), [name for name, _ in sizes])
     yield from way.findings()
     for name, size in sizes:
         slot = way.slots.get(options.slot) if options.slot else None

@@ -16,6 +16,7 @@ from blocksync.errors import (
     SourceError,
     StateError,
     TargetError,
+    TargetRefusedError,
     TrustError,
 )
 
@@ -219,6 +220,14 @@ TARGET_SPACE = Kind(
     _W,
     "the filesystem under the target image has less room than the image may need",
     "free space there; a sparse source may fit all the same",
+)
+
+TARGET_ITSELF = Kind(
+    "BS2406",
+    _E,
+    "the receiver runs on this machine, and one of its targets is the source, holds it, or lies on it",
+    "send another disk, or offer another target",
+    TargetRefusedError,
 )
 
 STATE_UNUSABLE = Kind(

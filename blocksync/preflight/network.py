@@ -10,14 +10,16 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blocksync import __version__
 from blocksync.control.diagnosis import key_is_refused
+from blocksync.engine.cancel import Cancel
 from blocksync.errors import BlocksyncError, NetworkError, TrustError
 from blocksync.options import DEFAULT_DATA_PORT
 from blocksync.platforms import path_mtu
+from blocksync.platforms.likeness import marks_of
 from blocksync.preflight import findings
 from blocksync.preflight.findings import Finding, Kind, found
 from blocksync.protocol.messages import CONTROL_VERSION, MAX_MESSAGE_BYTES
@@ -52,13 +54,17 @@ class Way:
         host, port: of the control port.
         identity: this machine's.
         pin: the receiver's; None before pairing.
+        sources: names of what is to be sent.
     """
 
-    def __init__(self, host: str, port: int, identity: Identity, pin: Pin | None) -> None:
+    def __init__(
+        self, host: str, port: int, identity: Identity, pin: Pin | None, sources: Sequence[str] = ()
+    ) -> None:
         self._host = host
         self._port = port
         self._identity = identity
         self._pin = pin
+        self._sources = sources
         self.slots: dict[str, object] = {}
         """What the receiver says of the slots this machine may use, once it was asked."""
 
@@ -77,7 +83,7 @@ class Way:
             yield trouble
             return
         try:
-            hello = ask(self._host, self._port, None, "GET", "/v1/hello")
+            hello = greet(self._host, self._port, self._sources)
         except (OSError, http.client.HTTPException, ValueError) as error:
             yield found(findings.CONTROL_FOREIGN, f"what answers at {at} is not blocksync: {_short(error)}")
             return
@@ -144,7 +150,7 @@ class Way:
 
 
 def hello_findings(hello: Answer, at: str) -> Iterator[Finding]:
-    """What a receiver's greeting tells: versions and clock."""
+    """What a receiver's greeting tells: versions and clock, and whether it would write to what is sent."""
     control, version = hello.said.get("control"), hello.said.get("version")
     if hello.status != http.HTTPStatus.OK or not isinstance(version, str):
         yield found(findings.CONTROL_FOREIGN, f"what answers at {at} is not blocksync")
@@ -155,26 +161,51 @@ def hello_findings(hello: Answer, at: str) -> Iterator[Finding]:
         )
     elif version != __version__:
         yield found(findings.VERSION_SKEW, f"the receiver runs blocksync {version}, this machine {__version__}")
+    if hello.said.get("itself") is True:
+        yield found(
+            findings.TARGET_ITSELF,
+            f"the receiver at {at} runs on this machine, and its target is the source itself",
+        )
     skew = hello.clock_skew
     if skew is not None and abs(skew) > CLOCK_SECONDS:
         word = "ahead of" if skew > 0 else "behind"
         yield found(findings.CLOCK_SKEW, f"the receiver's clock is {abs(skew):.0f} s {word} this one")
 
 
+def greet(host: str, port: int, sources: Sequence[str] = (), cancel: Cancel | None = None) -> Answer:
+    """What a receiver says to anybody; of these sources, whether they are its targets too.
+
+    Raises:
+        OSError, HTTPException, ValueError: as :func:`ask`.
+    """
+    marks = marks_of(sources)
+    path = f"/v1/hello?marks={marks}" if marks else "/v1/hello"
+    return ask(host, port, None, "GET", path, cancel=cancel)
+
+
 def ask(
-    host: str, port: int, identity: Identity | None, method: str, path: str, body: bytes | None = None
+    host: str,
+    port: int,
+    identity: Identity | None,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    *,
+    cancel: Cancel | None = None,
 ) -> Answer:
     """One question on a connection of its own. Nothing secret is in it: the caller compares the fingerprint.
+
+    Args:
+        cancel: ends it at any moment.
 
     Raises:
         OSError: no connection, no TLS, or no answer in time.
         HTTPException, ValueError: what answers speaks no HTTP.
     """
-    context = client_context(identity)
-    with (
-        socket.create_connection((host, port), timeout=PROBE_SECONDS) as plain,
-        context.wrap_socket(plain) as secure,
-    ):
+    dial = Dial(host, port, client_context(identity))
+    with contextlib.closing(dial), cancel.watching(dial.abort) if cancel else contextlib.nullcontext():
+        secure = dial.open(PROBE_SECONDS)
+        secure.settimeout(PROBE_SECONDS)
         connection = http.client.HTTPConnection(host)
         connection.sock = secure
         connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})

@@ -12,26 +12,30 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from blocksync.engine.cancel import Cancel
 from blocksync.errors import BlocksyncError
 from blocksync.platforms import mounts_of
 from blocksync.preflight.findings import Finding
-from blocksync.preflight.network import ask, hello_findings
+from blocksync.preflight.network import greet, hello_findings
 from blocksync.preflight.state import state_findings
 
 
-def quick_findings(names: list[str], size: int, address: tuple[str, int], state: Path) -> Iterator[Finding]:
-    """State folder, versions and clocks, and fstab where the system's own disk is sent.
+def quick_findings(
+    names: list[str], size: int, address: tuple[str, int], state: Path, cancel: Cancel
+) -> Iterator[Finding]:
+    """State folder, versions and clocks, a disk sent to itself, and fstab where the system's own disk is sent.
 
     Args:
         names: of the sources.
         size: of all of them, bytes.
         address: of the receiver's control port.
         state: the state folder.
+        cancel: ends the question to the receiver.
     """
     yield from state_findings(state, size)
     # That the receiver cannot be reached is the transfer's own to say, and to retry.
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-        yield from hello_findings(ask(*address, None, "GET", "/v1/hello"), f"{address[0]}:{address[1]}")
+        yield from hello_findings(greet(*address, names, cancel), f"{address[0]}:{address[1]}")
     if any("/" in (mounted_at(name) or ()) for name in names):
         yield from _own_fstab()
 

@@ -90,7 +90,8 @@ class OpenRequest(Message):
     ``run`` is 16 random bytes of the sending process: it may take over its own session at any time, while another
     run of the same machine has to wait until the earlier one's connections are gone. ``rehearsal`` asks for a
     scratch slot that is thrown away at its end, instead of the slot itself. ``transfer`` is the sender's id of the
-    transfer, for both ends' logs.
+    transfer, for both ends' logs. ``marks`` are of the source's storage, which only a receiver on the same machine
+    recognises: a disk is not sent to itself.
     """
 
     version: int
@@ -106,6 +107,7 @@ class OpenRequest(Message):
     replace: bool
     rehearsal: bool = False
     transfer: str = ""
+    marks: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ class OpenAnswer(Message):
 
     ``generation`` counts committed passes; ``pass_open`` says that claims beyond it exist (an interrupted pass).
     ``rehearsal`` says where a rehearsal's writes go: ``file``, or ``nowhere``; empty for a real session. ``fresh`` says
-    that every block without a claim reads as zeros.
+    that every block without a claim reads as zeros. ``together`` says of a rehearsal that both ends are on one machine.
     """
 
     session: bytes
@@ -137,6 +139,7 @@ class OpenAnswer(Message):
     notice: str
     rehearsal: str = ""
     fresh: bool = False
+    together: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.connections <= MAX_CONNECTIONS or self.data_port > MAX_PORT:
@@ -150,11 +153,13 @@ class Heartbeat(Message):
     """The receiver's answer to a sender's sign of life.
 
     ``busy`` is what makes the sender wait: the receiver's own work, where that rises by as much as time passes.
+    ``processor`` is what the receiver's process has used, in milliseconds.
     """
 
     durable: int
     epoch: int
     busy: int = 0
+    processor: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +178,8 @@ class VerifyRequest(Message):
     """Digests of ``[offset, offset + length)`` in pieces of ``piece_bytes``, BLAKE3 keyed with a fresh key.
 
     ``skip`` marks pages of 4 KiB from ``offset`` on, one a bit, the lowest bit of the first byte first: what they hold
-    does not matter, and they are hashed as zeros. Empty marks none.
+    does not matter, and they are hashed as zeros. Empty marks none. ``rehearsal`` asks for what the sender's rehearsal
+    wrote, before its session is ended; where that wrote nothing, for the slot itself.
     """
 
     version: int
@@ -184,6 +190,7 @@ class VerifyRequest(Message):
     piece_bytes: int
     key: bytes
     skip: bytes = b""
+    rehearsal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,13 +203,15 @@ class VerifyAnswer(Message):
 class DivideRequest(Message):
     """A sender asks for a slot's target to be divided into partitions, each of which is then a slot.
 
-    ``plan`` is an object of flatten's own (docs/FLATTEN.md); it is checked by whoever divides.
+    ``plan`` is an object of flatten's own (docs/FLATTEN.md); it is checked by whoever divides. ``marks`` as in
+    :class:`OpenRequest`.
     """
 
     version: int
     slot: str
     replace: bool
     plan: dict[str, Any]
+    marks: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 
 from blocksync.errors import SnapshotError, from_os_error
 from blocksync.platforms import devicemapper
 from blocksync.snapshots.lvm import KEPT_TAG, NAME_PREFIX, Taken, remove, remove_thin
 from blocksync.snapshots.records import Records
-from blocksync.snapshots.volumes import TAG_PREFIX, Volume, installed, list_volumes
+from blocksync.snapshots.volumes import TAG_PREFIX, Volume, installed, list_volumes, short_uuid
 
 _THIN_TAG = re.compile(rf"{re.escape(TAG_PREFIX)}([0-9a-z-]+)\.thin\.([0-9]+)")
 KEPT = "kept"
@@ -96,6 +97,25 @@ def _made_by_us(volume: Volume) -> bool:
 def _says_kept(transfer: str) -> bool:
     """The place of the transfer's name in a tag is taken by this word; names are hexadecimal, so none is like it."""
     return transfer == KEPT or transfer.startswith(f"{KEPT}-")
+
+
+def drop_kept(token: Mapping[str, str]) -> None:
+    """Remove the snapshot that a tracker's token names; nothing where it names none, or where that is gone.
+
+    Raises:
+        SnapshotError: it is still there.
+    """
+    wanted, origin = token.get("snapshot", ""), token.get("origin", "")
+    if not wanted or not installed():
+        return
+    mark = f"{KEPT}-{short_uuid(origin)}"
+    for volume in list_volumes():
+        if volume.uuid == wanted and KEPT_TAG in volume.tags and _made_by_us(volume):
+            remove(Taken(origin=volume, name=volume.name, device=volume.device))
+        for tag in volume.tags:
+            thin = _THIN_TAG.fullmatch(tag)
+            if thin is not None and (thin[1], thin[2]) == (mark, wanted):
+                remove_thin(volume.group, volume.name, int(wanted))
 
 
 def kept_snapshots() -> list[str]:

@@ -19,7 +19,7 @@ from blocksync.extents import Extent
 from blocksync.platforms.tools import run_tool
 from blocksync.snapshots.lvm import KEPT_TAG, Taken, Taker, remove, remove_thin, thin_tag
 from blocksync.snapshots.source import is_broken
-from blocksync.snapshots.volumes import TAG_PREFIX, Volume, list_volumes
+from blocksync.snapshots.volumes import TAG_PREFIX, Volume, list_volumes, short_uuid
 
 CLASSIC = "lvm-snapshot"
 THIN = "lvm-thin"
@@ -59,7 +59,7 @@ class KeptTracker(Tracker):
             if _is_kept_of(volume, self._origin) and volume.name != self._taken.name:
                 remove(Taken(origin=self._origin, name=volume.name, device=volume.device))
         if self._origin.thin:
-            mark = f"{TAG_PREFIX}{KEPT}-{_short(self._origin.uuid)}.thin."
+            mark = f"{TAG_PREFIX}{KEPT}-{short_uuid(self._origin.uuid)}.thin."
             for pool in (each for each in volumes if each.text == f"{self._origin.group}/{self._origin.pool}"):
                 for tag in sorted(pool.tags):
                     number = tag.removeprefix(mark)
@@ -192,8 +192,4 @@ def _is_kept_of(volume: Volume, origin: Volume) -> bool:
 
 
 def _kept_thin_tag(origin: Volume, number: int) -> str:
-    return f"{TAG_PREFIX}{KEPT}-{_short(origin.uuid)}.thin.{number}"
-
-
-def _short(uuid: str) -> str:
-    return uuid.replace("-", "")[:12].lower()
+    return f"{TAG_PREFIX}{KEPT}-{short_uuid(origin.uuid)}.thin.{number}"

@@ -147,3 +147,8 @@ def _volume(row: dict[str, Any]) -> Volume:
 
 def _number(text: str) -> int:
     return int(float(text)) if text else 0
+
+
+def short_uuid(uuid: str) -> str:
+    """A volume's UUID as tags have it."""
+    return uuid.replace("-", "")[:12].lower()

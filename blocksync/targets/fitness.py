@@ -9,6 +9,8 @@ from pathlib import Path
 
 from blocksync.errors import TargetRefusedError
 from blocksync.platforms import below, loops_over, mounts_of, same_storage, swaps, users_of_device
+from blocksync.platforms.likeness import recognised, storages
+from blocksync.targets.base import Target
 
 # Where partition tables, boot sectors, superblocks and their backups lie; and samples over the rest.
 EDGE_BYTES = 1 << 20
@@ -38,17 +40,26 @@ def refuse_itself(path: str, sources: Iterable[str]) -> None:
         sources: what the sources are called: ``PATH``, or ``PATH[,PATH…]#PLACE``.
     """
     for source in sources:
-        named = [source] if os.path.exists(source) else source.rpartition("#")[0].split(",")
-        for each in named:
-            same = source == path
-            with contextlib.suppress(OSError, ValueError):
-                same = same or same_storage(os.stat(each), os.stat(path))
-            if same:
-                raise TargetRefusedError(
-                    f"the target {path} lies on the source {source}, or holds it",
-                    remedy="choose a target apart from the source",
-                    safe="nothing was written to it",
-                )
+        same = source == path
+        with contextlib.suppress(OSError, ValueError):
+            target = os.stat(path)
+            same = same or any(same_storage(status, target) for status in storages([source]))
+        if same:
+            raise TargetRefusedError(
+                f"the target {path} lies on the source {source}, or holds it",
+                remedy="choose a target apart from the source",
+                safe="nothing was written to it",
+            )
+
+
+def is_marked(target: Target, marks: str) -> bool:
+    """Whether a sender's marks are of this target: it runs on this machine, and reads what would be written to."""
+    if not marks:
+        return False
+    descriptor = target.descriptor()
+    with contextlib.suppress(OSError, ValueError):
+        return recognised(marks, os.stat(target.name) if descriptor is None else os.fstat(descriptor))
+    return False
 
 
 def refuse_busy(path: str, status: os.stat_result) -> None:

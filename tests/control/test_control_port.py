@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from blocksync.control import server
 from blocksync.control.client import HttpControl
 from blocksync.engine.reach import Reach
 from blocksync.engine.statedir import prepare
@@ -222,6 +223,30 @@ def test_verify_is_bounded_and_streams(reach: Reach) -> None:
         values = {name: getattr(wanted, name) for name in wanted.__slots__} | changes
         with pytest.raises(PeerError):
             reach.control.verify(VerifyRequest(**values))
+
+
+def test_a_verify_tells_what_it_found_while_it_goes_on(
+    served: Receiver, reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the two ends read one after the other, and a slow disk is taken for a dead receiver."""
+    heard = threading.Event()
+    target = served.serving._receiver.slots["a"].target
+    target.write(0, memoryview(b"x" * (4 * MIB)))
+    read = target.read_into
+
+    def waiting(offset: int, buffer: memoryview) -> None:
+        assert offset < 2 * MIB or heard.wait(60)
+        read(offset, buffer)
+
+    monkeypatch.setattr(target, "read_into", waiting)
+    monkeypatch.setattr(server, "STREAM_PART_SECONDS", 0.0)
+    wanted = VerifyRequest(
+        version=CONTROL_VERSION, slot="a", size=4 * MIB, offset=0, length=4 * MIB, piece_bytes=MIB, key=bytes(32)
+    )
+    _, parts = reach.control.verify(wanted)
+    first = next(parts)
+    heard.set()
+    assert len(first + b"".join(parts)) == 4 * 32
 
 
 def test_a_verify_that_is_left_early_frees_the_slot(reach: Reach) -> None:

@@ -9,16 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from blocksync import api
+from blocksync.control.service import Peer
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.rehearsal import MAX_REHEARSAL_BYTES, MAX_REHEARSAL_SECONDS
+from blocksync.engine.sending import Transfer
 from blocksync.errors import InterruptedTransferError, PeerError, ProtocolError, SlotBusyError
-from blocksync.estimate.rehearsal import Rehearsal, rehearse
+from blocksync.estimate.proof import Proof
+from blocksync.estimate.rehearsal import Rehearsal, _Load, rehearse
+from blocksync.estimate.sampling import Picture
 from blocksync.estimate.trial import TrialDisk, noise
 from blocksync.options import SendOptions
-from blocksync.protocol.messages import CONTROL_VERSION, OpenRequest
+from blocksync.platforms.likeness import marks_of_machine
+from blocksync.protocol.messages import CONTROL_VERSION, CommitRequest, OpenRequest, VerifyRequest
+from blocksync.sources.memory import MemorySource
 from tests.serving import MIB, Receiver, receiver
+
+GIB = 1 << 30
 
 
 @pytest.fixture
@@ -28,14 +37,19 @@ def served(tmp_path: Path) -> Iterator[Receiver]:
 
 
 def rehearsed(
-    served: Receiver, seconds: float = 0.4, connections: int = 2, cancel: Cancel | None = None
+    served: Receiver,
+    seconds: float = 0.4,
+    connections: int = 2,
+    cancel: Cancel | None = None,
+    *,
+    verify: bool = False,
 ) -> Rehearsal:
     reach = served.reach(code=served.listening.code)
     try:
         with reach.rehearsal_route() as route:
             disk = TrialDisk(noise(random.Random(1)), 64 * MIB, seconds)
             options = SendOptions(to=served.to, slot="a", connections=connections, level=0)
-            return rehearse(route, disk, options, cancel or Cancel())
+            return rehearse(route, disk, options, cancel or Cancel(), verify=verify)
     finally:
         reach.close()
 
@@ -170,3 +184,106 @@ def test_without_room_beside_the_target_nothing_is_written(
 ) -> None:
     monkeypatch.setattr("blocksync.targets.disk.SCRATCH_SHARE", 1 << 40)
     assert rehearsed(served).target == "nowhere"
+
+
+def proof_request(**changes: object) -> VerifyRequest:
+    wanted = VerifyRequest(
+        version=CONTROL_VERSION, slot="a", size=4 * MIB, offset=0, length=4 * MIB, piece_bytes=MIB, key=bytes(32),
+        rehearsal=True,
+    )  # fmt: skip
+    return replace(wanted, **changes)  # type: ignore[arg-type]
+
+
+def digest(content: bytes) -> bytes:
+    return blake3(content, key=bytes(32)).digest()
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_verify_is_tried_on_what_was_sent_and_leaves_no_trace(
+    served: Receiver, monkeypatch: pytest.MonkeyPatch, room: bool
+) -> None:
+    if not room:
+        monkeypatch.setattr("blocksync.targets.disk.SCRATCH_SHARE", 1 << 40)
+    monkeypatch.setattr("blocksync.estimate.proof.MOST_BYTES", 4 * MIB)  # the slot is no larger
+    before = state_of(served)
+    found = rehearsed(served, verify=True).proof
+    assert found is not None
+    assert found.each >= found.here > 0
+    assert found.asking > 0
+    assert state_of(served) == before
+    assert not list(served.folder.glob(".blocksync-scratch*"))
+
+
+def test_without_the_wish_no_verify_is_tried(served: Receiver) -> None:
+    assert rehearsed(served).proof is None
+
+
+def test_a_receiver_whose_target_is_smaller_than_what_was_sent_nowhere_gives_no_proof(
+    served: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blocksync.targets.disk.SCRATCH_SHARE", 1 << 40)
+    assert rehearsed(served, verify=True).proof is None
+
+
+def test_what_was_rehearsed_is_read_until_the_session_is_ended(served: Receiver) -> None:
+    reach = served.reach(code=served.listening.code)
+    try:
+        with pytest.raises(PeerError, match="no rehearsal"):
+            reach.control.verify(proof_request())
+        answer = reach.control.open(request(marks=marks_of_machine()))
+        assert answer.together
+        scratch = served.serving._receiver.rehearsals._slot
+        assert scratch is not None
+        scratch.target.write(0, memoryview(b"scratch".ljust(4 * MIB)))
+        reach.control.commit(answer.session, CommitRequest(root=answer.root))
+        _, parts = reach.control.verify(proof_request())
+        assert b"".join(parts)[:32] == digest(b"scratch".ljust(MIB))
+        reach.control.end(answer.session)
+        with pytest.raises(PeerError, match="no rehearsal"):
+            reach.control.verify(proof_request())
+    finally:
+        reach.close()
+
+
+def test_nobody_else_reads_or_ends_a_rehearsal(served: Receiver) -> None:
+    reach = served.reach(code=served.listening.code)
+    try:
+        answer = reach.control.open(request())
+        assert not answer.together
+        reach.control.commit(answer.session, CommitRequest(root=answer.root))
+        rehearsals = served.serving._receiver.rehearsals
+        other = Peer(fingerprint=bytes(32), name="other")
+        with pytest.raises(PeerError, match="no rehearsal"):
+            rehearsals.written(other, served.serving._receiver.slots["a"])
+        rehearsals.leave(other, answer.session)
+        assert rehearsals.slots()
+    finally:
+        reach.close()
+
+
+def test_a_verify_takes_what_the_slower_end_takes_and_each_request_for_ranges_with_unused_pages() -> None:
+    proof = Proof(asking=0.5, each=2.0 / GIB, here=1.0 / GIB)
+    whole = Picture(size=4 * GIB, data=2 * GIB, holes=2 * GIB, unused=0)
+    assert proof.seconds(whole, read_rate=1e12) == pytest.approx(0.5 + 4.0, rel=0.01)
+    assert proof.seconds(whole, read_rate=GIB / 4) == pytest.approx(0.5 + 2 * 5.0, rel=0.01)
+    parted = Picture(size=4 * GIB, data=2 * GIB, holes=0, unused=2 * GIB)
+    assert proof.seconds(parted, read_rate=1e12) == pytest.approx(16 * 0.5 + 4.0, rel=0.01)
+
+
+def test_the_receivers_part_is_no_other_work_where_both_are_on_one_machine(served: Receiver) -> None:
+    reach = served.reach(code=served.listening.code)
+    try:
+        with reach.rehearsal_route() as route:
+            transfer = Transfer(MemorySource(MIB), route, SendOptions(to=served.to), Cancel())
+    finally:
+        reach.close()
+    load = _Load([], transfer)
+    load._first, load._last = (0.0, 0.0, 0.0), (6.0, 8.0, 2.0)
+    load._began, load._ended = 0.0, 4.0
+    assert load.foreign == 0.5
+    transfer.hear(1.0, 10.0)
+    assert load.foreign == 0.5
+    transfer.hear(2.0, 10.3)
+    transfer.hear(3.0, 11.6)
+    assert load.foreign == pytest.approx((6.0 - 2.0 - 0.8 * 4) / 8)
+    assert _Load([], None).foreign == 0.0

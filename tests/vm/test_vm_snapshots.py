@@ -18,7 +18,7 @@ from tests.vm.package import COMMAND, package_disk, unpack
 MIB = 1 << 20
 KIB64 = 64 << 10
 SIZE = 16 * MIB
-SLOTS = ("classic", "thin", "one", "two", "three", "files", "small", "killed", "era")
+SLOTS = ("classic", "thin", "one", "two", "three", "files", "small", "killed", "era", "gone", "gonethin")
 # Random places of a volume are written, a few sectors each, so that each touches two blocks at most.
 WRITES = 8
 SCATTER = f"""
@@ -298,3 +298,37 @@ def test_a_device_that_counts_eras_is_asked(guest: Guest) -> None:
     assert guest.same(device, "era")
     guest.run("dmsetup remove counted")
     guest.remove("origin", "eras")
+
+
+@pytest.mark.parametrize("slot", ["gone", "gonethin"])
+def test_a_transfer_that_is_forgotten_leaves_no_snapshot(guest: Guest, slot: str) -> None:
+    device = guest.create("forgotten", thin=slot == "gonethin")
+    result, said = guest.send(f"{device} --slot {slot} --track")
+    assert result["type"] == "result", said
+    assert guest.kept()
+    guest.run(f"env {COMMAND} delete {device}")
+    assert guest.kept() == []
+    guest.remove("forgotten")
+
+
+def test_an_estimate_asks_a_device_that_counts_eras_what_changes(guest: Guest) -> None:
+    origin = guest.create("watched")
+    guest.run("lvcreate -q -L 4M -n marks vg0 && dd if=/dev/zero of=/dev/vg0/marks bs=1M count=4 oflag=direct 2>&1")
+    table = f"0 {SIZE // 512} era /dev/vg0/marks {origin} 128"
+    guest.run(f"dmsetup create watching --uuid test-watching --table '{table}'")
+    device = "/dev/mapper/watching"
+    guest.run(
+        f"env {COMMAND} estimate {device} --watch 6s --json > estimate.log 2>&1 & estimate=$!\n"
+        f"while kill -0 $estimate 2>/dev/null; do python3 scatter.py {device}; sleep 0.5; done; wait $estimate"
+    )
+    events = [json.loads(line) for line in guest.run("cat estimate.log").splitlines()]
+    found = events[-1]["changes"]
+    assert found["tracker"] == "dm-era", events
+    seen = [changed for _, changed in found["points"]]
+    # Each round of writes touches some pages in as many blocks of 64 KiB; of what is named a part differs.
+    assert 0 < seen[0] <= seen[-1] <= SIZE
+    assert found["rate"] > 0
+    # Nothing is left held of what was asked.
+    assert guest.run("dmsetup status watching").split()[-1] == "-"
+    guest.run("dmsetup remove watching")
+    guest.remove("watched", "marks")

@@ -50,8 +50,8 @@ OUTSIDE = [
     Bug(
         name="a disk is copied onto itself",
         file=_FITNESS,
-        old="                same = same or same_storage(os.stat(each), os.stat(path))",
-        new="                same = same or not (os.stat(each) and os.stat(path))",
+        old="            same = same or any(same_storage(status, target) for status in storages([source]))",
+        new="            same = same or not target",
         gate=f"{_REFUSALS}::test_a_disk_is_not_copied_onto_itself",
     ),
     Bug(
