@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -61,6 +62,7 @@ def transfer_flattened(
     """
     with opening() as disks:
         plan = _plan(disks, flatten)
+        names = [disk.name for disk in disks]
         foreseen = disks[0].identity, disks[0].size
         names = [disk.name for disk in disks]
     slot = _slot(reach, options.send.slot)
@@ -92,7 +94,7 @@ def transfer_flattened(
         reach=reach,
         opening=lambda: opened(still),
         snapshots=lambda: opened(moving),
-        disks=[DiskSpec(source=_path(copy), slot=part_slot(slot, copy.to)) for copy in plan.copies],
+        disks=[DiskSpec(source=device_of(copy, names), slot=part_slot(slot, copy.to)) for copy in plan.copies],
         options=options,
         cancel=cancel,
     ).run()
@@ -137,9 +139,18 @@ def _plan(disks: Sequence[Source], flatten: FlattenOptions) -> Plan:
     return plan_for(disks, wishes_of(flatten), target_sector_bytes=disks[0].sector_bytes)
 
 
-def _path(copy: Copy) -> str:
-    """What a volume is known as: its device where it is active here, so that the final pass can freeze it."""
-    return is_live(copy) or copy.name
+def device_of(copy: Copy, disks: Sequence[str]) -> str:
+    """What a piece is known as: its device where it has one here, so that the final pass can freeze what is mounted.
+
+    Args:
+        disks: names of the source disks, in their order.
+    """
+    if copy.disk is None:
+        return is_live(copy) or copy.name
+    disk = os.path.realpath(disks[copy.disk])
+    between = "p" if disk[-1:].isdigit() else ""
+    device = f"{disk}{between}{copy.partition}" if copy.partition else disk
+    return device if device.startswith("/dev/") and Path(device).exists() else copy.name
 
 
 def _slot(reach: Reach, named: str) -> str:
