@@ -273,7 +273,7 @@ class BootOptions:
     """A trial boot.
 
     Args:
-        firmware: ``bios`` or ``uefi``; empty to take what the target is made for.
+        firmware: ``bios``, ``uefi`` or ``uefi-secure`` (Secure Boot is on); empty to take what the target is made for.
         folder: where the console's log and the screenshot are kept; one beside the working folder when left out.
         seconds: how long to wait.
         memory_mib: of the guest.

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 @click.command("boot-test")
 @click.argument("target")
 @click.option(
-    "--firmware", type=click.Choice(["bios", "uefi"]), default=None, help="[default: what TARGET is made for]"
+    "--firmware",
+    type=click.Choice(["bios", "uefi", "uefi-secure"]),
+    default=None,
+    help="The last with Secure Boot on, and Microsoft's keys. [default: what TARGET is made for]",
 )
 @click.option("--timeout", type=click.FloatRange(min=1), default=600.0, show_default=True, metavar="SECONDS")
 @click.option("--memory", type=click.IntRange(128), default=1024, show_default=True, metavar="MIB")

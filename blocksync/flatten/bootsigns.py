@@ -16,7 +16,7 @@ class Sign:
 
     Args:
         verdict: what it means: ``login``, ``emergency``, ``grub-rescue``, ``initramfs``, ``panic``, ``dracut``,
-            ``no-loader``, ``resume``.
+            ``no-loader``, ``secure-boot``.
         pattern: of the text.
         last: nothing else will come.
         remedy: what to do.
@@ -74,6 +74,14 @@ SIGNS = (
         pattern=re.compile(r"Kernel panic - not syncing"),
         last=True,
         remedy="look at the console above: a missing driver for the disk, or a root that cannot be mounted",
+    ),
+    Sign(
+        verdict="secure-boot",
+        # A shim's words, and those of OVMF where the first loader is not signed.
+        pattern=re.compile(r"Security Violation|failed to load Boot[^\n]{1,200}Access Denied"),
+        last=True,
+        remedy="Secure Boot refuses an unsigned loader: install the system's signed GRUB and shim, or switch it off; "
+        "blocksync flatten --check TARGET names the loader",
     ),
     Sign(
         verdict="no-loader",

@@ -72,7 +72,7 @@ def boot_test(
 
     Args:
         path: of the target.
-        firmware: ``bios`` or ``uefi``.
+        firmware: ``bios``, ``uefi``, or ``uefi-secure``: with Secure Boot on.
         folder: where the console's log and the screenshot are kept.
         seconds: how long to wait for a sign; time stands still for nobody without hardware virtualisation.
         memory_mib: of the guest.

@@ -31,6 +31,12 @@ _FIRMWARE = (
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
     ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
 )
+# With Secure Boot on, and Microsoft's keys enrolled, as on machines that are bought.
+_SECURE_FIRMWARE = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.secboot.fd", "/usr/share/OVMF/OVMF_VARS.ms.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"),
+)
 
 
 def accelerator(qemu: str) -> list[str]:
@@ -108,17 +114,24 @@ def command(
     words += ["-vga", "std", "-serial", f"file:{console}", "-nic", "none"]
     words += ["-qmp", f"unix:{work / 'qmp'},server=on,wait=off"]
     words += ["-drive", f"file={overlay},format=qcow2,if=virtio,cache=unsafe,file.locking=off"]
-    if firmware == "uefi":
-        code, variables = next((pair for pair in _FIRMWARE if os.path.exists(pair[0])), ("", ""))
-        if not code:
-            raise BootTestError("the UEFI firmware OVMF is missing on this machine", remedy="apt-get install ovmf")
-        mine = work / "vars.fd"
-        shutil.copyfile(variables, mine)
-        words += ["-machine", "q35", "-drive", f"if=pflash,format=raw,readonly=on,file={code}"]
-        words += ["-drive", f"if=pflash,format=raw,file={mine}"]
-    else:
-        words += ["-machine", "pc"]
-    return words
+    return [*words, *(["-machine", "pc"] if firmware == "bios" else _uefi_words(firmware, work))]
+
+
+def _uefi_words(firmware: str, work: Path) -> list[str]:
+    """OVMF on variables of its own, that are thrown away; ``uefi-secure`` refuses what is not signed."""
+    secure = firmware == "uefi-secure"
+    pairs = _SECURE_FIRMWARE if secure else _FIRMWARE
+    code, variables = next((pair for pair in pairs if all(map(os.path.exists, pair))), ("", ""))
+    if not code:
+        raise BootTestError("the UEFI firmware OVMF is missing on this machine", remedy="apt-get install ovmf")
+    mine = work / "vars.fd"
+    shutil.copyfile(variables, mine)
+    words = ["-machine", "q35,smm=on" if secure else "q35"]
+    if secure:
+        # Without these the guest could write to the variables past the firmware, which therefore does not start.
+        words += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
+    words += ["-drive", f"if=pflash,format=raw,readonly=on,file={code}"]
+    return [*words, "-drive", f"if=pflash,format=raw,file={mine}"]
 
 
 @contextlib.contextmanager

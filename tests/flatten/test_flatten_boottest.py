@@ -12,6 +12,7 @@ from blocksync.cli import main
 from blocksync.errors import BootTestError
 from blocksync.flatten.bootsigns import judge, notices, plain
 from blocksync.flatten.boottest import boot_test
+from blocksync.flatten.emulator import command
 from tests.devices import image
 
 MIB = 1 << 20
@@ -26,6 +27,7 @@ CONSOLES = {
     "initramfs": "Gave up waiting for root.\nALERT!  /dev/mapper/vg0-root does not exist.\n(initramfs) ",
     "dracut": "[ 190.1] dracut-initqueue[300]: Warning: dracut-initqueue: timeout, still waiting for following\n",
     "panic": "[    1.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n",
+    "secure-boot": "ERROR\nVerification failed: (0x1A) Security Violation\nOK\n",
     "no-loader": "SeaBIOS (version 1.16)\nBooting from Hard Disk...\nBoot failed: not a bootable disk\n",
 }
 
@@ -82,6 +84,23 @@ def test_what_a_guest_writes_cannot_speak_to_a_terminal() -> None:
     told = [*notices(text), (judge(text) or pytest.fail("no sign"))[1]]
     assert len(told) == 2
     assert all(line.isprintable() and "]0;owned" in line for line in told)
+
+
+def test_a_firmware_that_refuses_an_unsigned_loader_is_understood() -> None:
+    found = judge(
+        'BdsDxe: failed to load Boot0001 "UEFI Misc Device" from PciRoot(0x0)/Pci(0x3,0x0): Access Denied\n'
+    )
+    assert found is not None
+    assert found[0].verdict == "secure-boot"
+
+
+@pytest.mark.parametrize("firmware", ["bios", "uefi", "uefi-secure"])
+def test_secure_boot_gets_a_firmware_that_keeps_its_keys_to_itself(firmware: str, tmp_path: Path) -> None:
+    disk = image(tmp_path / "disk.img", MIB)
+    words = command("qemu", str(disk), firmware, tmp_path, tmp_path / "console", 128, accelerator=[])
+    assert (any("secboot" in word for word in words), "q35,smm=on" in words) == (firmware == "uefi-secure",) * 2
+    assert ("driver=cfi.pflash01,property=secure,value=on" in words) == (firmware == "uefi-secure")
+    assert (tmp_path / "vars.fd").exists() == (firmware != "bios")
 
 
 def test_an_empty_disk_does_not_boot_and_is_not_touched(
