@@ -14,7 +14,7 @@ from blocksync.results import FlattenResult
 
 if TYPE_CHECKING:
     from blocksync.flatten.boottest import BootReport
-    from blocksync.flatten.check import Leftover
+    from blocksync.flatten.leftovers import Leftover
     from blocksync.flatten.outlook import Outlook
     from blocksync.flatten.repair import RepairReport
 

@@ -21,7 +21,7 @@ from blocksync.options import Digest, FlattenOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blocksync.flatten.check import Leftover
+    from blocksync.flatten.leftovers import Leftover
     from blocksync.flatten.outlook import Outlook
     from blocksync.flatten.repair import RepairReport
     from blocksync.results import FlattenResult

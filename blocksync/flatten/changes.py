@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from blocksync.errors import GuestFileError
 from blocksync.flatten.aliases import AliasMap, unit_name
 from blocksync.flatten.arguments import NO_LVM
-from blocksync.flatten.rules import ARCHIVED, REMOVED, RULES, UNIT_FOLDERS, Rule
+from blocksync.flatten.rules import ARCHIVED, REMOVED, RESUMES, RULES, UNIT_FOLDERS, Rule
 from blocksync.flatten.tree import Guest
 
 MOST_CONFIGURATION_BYTES = 4 << 20  # a grub.cfg of hundreds of kernels is far smaller
@@ -83,7 +83,7 @@ def kernel_words(guest: Guest, aliases: AliasMap) -> tuple[str, ...]:
     """
     if uses_dracut(guest):
         return (NO_LVM,)
-    for path in guest.find("etc/initramfs-tools/conf.d/*"):
+    for path in (path for pattern in RESUMES for path in guest.find(pattern)):
         content = guest.read(path, MOST_CONFIGURATION_BYTES) if guest.kind(path) == "file" else None
         for line in as_text(content or b"", path).splitlines():
             name, _, value = line.strip().partition("=")

@@ -1,8 +1,6 @@
 """``blocksync flatten --check``: what on a target still names the old volumes, and what will happen because of it.
 
-The same table of rules that the repair uses tells where to look; a file counts as left undone where its rule would
-still change it, or where a line that counts (no comment) still names a volume that is gone. Names that belong to no
-known volume are told apart by their form (``/dev/mapper/…``, ``lvmid/…``, ``rd.lvm.lv=``).
+The files are looked at in :mod:`~blocksync.flatten.leftovers`; here the disk, its loaders, fstab and the initramfs.
 """
 
 from __future__ import annotations
@@ -12,50 +10,24 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
-from blocksync.errors import FlattenError
 from blocksync.flatten.aliases import AliasMap
-from blocksync.flatten.bootloader import SEAL, bios_place, find_esp, grub_folder, names_volume
-from blocksync.flatten.changes import RECORD, found_files, kernel_words, misnamed_units, needs_labels
+from blocksync.flatten.bootloader import SEAL, bios_place, find_esp, grub_folder
+from blocksync.flatten.changes import found_files
 from blocksync.flatten.initrd import InitrdFacts, read_initrd
+from blocksync.flatten.leftovers import Leftover, file_findings, looks_like_volume, opened_names
 from blocksync.flatten.mounts import privately
 from blocksync.flatten.plan import Plan
 from blocksync.flatten.repair import recorded_plan
-from blocksync.flatten.rules import ARCHIVED, REMOVED, RULES
+from blocksync.flatten.rules import RULES
 from blocksync.flatten.system import System, TargetDisk, assembled, fstab_entries, look_at
-from blocksync.flatten.tree import Guest
+from blocksync.flatten.uefi import RESCUE, faults
 
-_FORMS = re.compile(
-    r"/dev/mapper/(?!control\b)[A-Za-z0-9+_.]+(?:--[A-Za-z0-9+_.]+)*-[A-Za-z0-9+_.-]+"
-    r"|/dev/disk/by-id/(?:dm-name-|dm-uuid-LVM-|lvm-pv-uuid-)[\w+.-]+"
-    r"|/dev/dm-\d+|\blvmid/[\w/-]+|\(lvm/[^)\s]+\)|\brd\.lvm\.[lv][vg]=\S+|\brd_LVM_[LV][VG]=\S+"
-)
 _DISK = re.compile(r"/dev/(?:[shv]d|xvd|nvme|mmcblk|md)")
-_COMMENT = re.compile(r"^\s*[#;]")
+BY_UUID = Path("/dev/disk/by-uuid")
 _MOST_IMAGE_BYTES = 64 << 20
 _MOST_FSTAB_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leftover:
-    """Something that was left undone.
-
-    Args:
-        code: of the catalogue.
-        rule: the step of the repair that mends it.
-        where: a path of the system, or a part of the target.
-        names: what was found there.
-        symptom: what will happen at the next boot.
-        fatal: the system then does not come up whole.
-    """
-
-    code: str
-    rule: str
-    where: str
-    names: tuple[str, ...]
-    symptom: str
-    fatal: bool
 
 
 def check_target(path: str, plan: Plan | None = None) -> list[Leftover]:
@@ -102,88 +74,38 @@ def _disk_findings(disk: TargetDisk) -> Iterator[Leftover]:
             symptom="duplicate UUIDs: the wrong filesystem may be mounted, and XFS refuses the second",
             fatal=True,
         )
-
-
-def file_findings(guest: Guest, aliases: AliasMap) -> Iterator[Leftover]:
-    """What a system's files still name."""
-    words = kernel_words(guest, aliases)
-    told: set[str] = set()
-    for rule in RULES:
-        for path, text in found_files(guest, rule):
-            if path in told:
-                continue
-            try:
-                changed = rule.edit(text, aliases, words) != text
-            except FlattenError:
-                changed = True
-            names = leftovers(text, aliases)
-            if changed or names:
-                told.add(path)
-                symptom = _boot_symptom(rule.symptom, text, names)
-                yield Leftover(
-                    code=rule.code,
-                    rule=rule.name,
-                    where=path,
-                    names=tuple(names),
-                    symptom=symptom,
-                    fatal=rule.fatal,
-                )
-    for path in misnamed_units(guest, aliases):
+    attached = _attached(disk)
+    if attached:
         yield Leftover(
-            code="BS1132",
-            rule="unit-names",
-            where=path,
-            names=(path.rpartition("/")[2],),
-            symptom="the unit's name and its What= differ: systemd refuses to load it, and what it mounts is missing",
-            fatal=True,
-        )
-    yield from _stale_findings(guest)
-
-
-def _stale_findings(guest: Guest) -> Iterator[Leftover]:
-    kept = [(f"{folder}/{name}", "archive") for folder in ARCHIVED for name in guest.names(f"/{folder}")]
-    for name, rule in [*((name, "stale") for name in REMOVED), *kept]:
-        if guest.kind(f"/{name}") == "file":
-            yield Leftover(
-                code="BS1144",
-                rule=rule,
-                where=f"/{name}",
-                names=(),
-                symptom="LVM, or the next grub-install, believes in the old machine's disks",
-                fatal=False,
-            )
-    if guest.kind(RECORD) and needs_labels(guest):
-        # Whether it has booted and relabelled since cannot be seen from outside: told, and not fatal.
-        yield Leftover(
-            code="BS1149",
-            rule="relabel",
-            where="/.autorelabel",
-            names=(),
-            symptom="unless it has booted since: files that the repair wrote have no label, and SELinux may deny them",
+            code="BS1152",
+            rule="copy",
+            where=f"this machine: {', '.join(sorted(set(attached.values())))}",
+            names=tuple(attached),
+            symptom="with both disks attached the wrong one may be mounted, and XFS refuses the second: boot with one",
             fatal=False,
         )
 
 
-def _boot_symptom(symptom: str, text: str, names: list[str]) -> str:
-    if not names and "rd.lvm=0" not in text and "root=" in text:
-        return "dracut's initramfs may wait for the old volumes: a hang in dracut-initqueue"
-    return symptom
-
-
-def leftovers(text: str, aliases: AliasMap) -> list[str]:
-    """Names of volumes in the lines that count."""
-    lines = [line for line in text.splitlines() if not _COMMENT.match(line)]
-    counted = "\n".join(lines)
-    found = dict.fromkeys(aliases.leftovers(counted))
-    found.update(dict.fromkeys(hit[0] for hit in _FORMS.finditer(counted)))
-    return list(found)
+def _attached(disk: TargetDisk) -> dict[str, str]:
+    """Other devices of this machine that bear the UUIDs of a target's filesystems: the source, most likely."""
+    own = os.path.basename(os.path.realpath(disk.path)) if disk.path.startswith("/dev/") else ""
+    found: dict[str, str] = {}
+    for part in disk.parts:
+        device = os.path.realpath(BY_UUID / part.uuid) if part.uuid else ""
+        name = os.path.basename(device)
+        # A loop device is the target itself, while somebody looks into it.
+        if not device or not (BY_UUID / part.uuid).is_symlink() or name.startswith("loop"):
+            continue
+        if own not in (name, Path("/sys/class/block", name).resolve().parent.name):
+            found[part.uuid] = device
+    return found
 
 
 # -- what boots -------------------------------------------------------------------------------------------------------
 
 
 def _boot_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
-    yield from _loader_findings(system)
+    yield from loader_findings(system)
     yield from _mount_findings(system, aliases)
     lines = _command_lines(system)
     for path in sorted(system.guest.find("boot/initr*")):
@@ -193,17 +115,21 @@ def _boot_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
                 yield from _initrd_findings(path, facts, lines, aliases)
 
 
-def _loader_findings(system: System) -> Iterator[Leftover]:
+def loader_findings(system: System) -> Iterator[Leftover]:
+    """What will go wrong before the kernel starts."""
     folder = grub_folder(system.guest)
     esp = find_esp(system)
-    symptom = "'error: disk 'lvmid/…' not found.' and the prompt 'grub rescue>'"
     if esp is not None:
-        fallback = f"{esp}/EFI/BOOT/BOOTX64.EFI"
-        image = system.guest.read(fallback, _MOST_IMAGE_BYTES)
-        if image is None:
-            yield _loader(fallback, (), "firmware without an entry for it finds nothing to boot")
-        elif names_volume(image):
-            yield _loader(fallback, ("(lvmid/…)",), symptom)
+        for each in faults(system.guest, esp):
+            code = "BS1145" if each.fatal else "BS1150"
+            yield Leftover(
+                code=code,
+                rule="loader",
+                where=each.path,
+                names=each.names,
+                symptom=each.symptom,
+                fatal=each.fatal,
+            )
         return
     place = bios_place(system)
     if folder is None or place is None:
@@ -211,7 +137,7 @@ def _loader_findings(system: System) -> Iterator[Leftover]:
         return
     core = _core_prefix(system)
     if core != "ok":
-        yield _loader("boot sector", (core,), symptom if core == "elsewhere" else "'No bootable device'")
+        yield _loader("boot sector", (core,), RESCUE if core == "elsewhere" else "'No bootable device'")
 
 
 def _loader(where: str, names: tuple[str, ...], symptom: str) -> Leftover:
@@ -259,11 +185,14 @@ def _mount_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
     known = {
         value.lower() for part in system.disk.parts for value in (part.uuid, part.partuuid, part.label, part.name)
     }
+    opened = opened_names(system.guest)
     for device, where, options in fstab_entries(text):
         tag, equals, value = device.partition("=")
         value = value.strip('"')
         tagged = bool(equals) and tag in ("UUID", "PARTUUID", "LABEL", "PARTLABEL")
-        if (not tagged and not _DISK.match(device)) or (tagged and value.lower() in known):
+        # Where no volume is known, a name that looks like one is taken for one that was flattened.
+        foreign = bool(aliases.aliases) and looks_like_volume(device) and device not in opened
+        if (not tagged and not _DISK.match(device) and not foreign) or (tagged and value.lower() in known):
             continue
         if aliases.find(device) is None and not {"nofail", "noauto"} & set(options.split(",")):
             yield Leftover(

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blocksync.errors import BlocksyncError, FlattenError, GuestFileError, LayoutError
 from blocksync.flatten.aliases import AliasMap
 from blocksync.flatten.changes import find_changes
+from blocksync.flatten.leftovers import opened_names
 from blocksync.flatten.plan import Copy, Plan
 from blocksync.flatten.sources import pieces
 from blocksync.flatten.system import Part, fstab_entries, matches
 from blocksync.flatten.tree import MOST_NAMES, Guest, Parts, Tree, check_size
 from blocksync.sources.base import Source
+from blocksync.trust.names import printable
 from blocksync.volumes.files import find
 from blocksync.volumes.filesystems.ext_files import ExtFiles
 from blocksync.volumes.filesystems.xfs_files import XfsFiles
@@ -31,6 +34,7 @@ _READERS: dict[str, type[ExtFiles | XfsFiles]] = {
 }
 _MOUNTS = ("/boot", "/etc", "/usr", "/var")
 _MOST_FSTAB_BYTES = 1 << 20
+_ON_A_DISK = re.compile(r"(?:UUID|LABEL|PARTUUID|PARTLABEL)=|/dev/(?!sr\d|cdrom|dvd|fd\d|loop|zram|ram|shm)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +78,36 @@ def _system(disks: Sequence[Source], plan: Plan) -> Iterator[tuple[Guest, list[s
         guest = Guest(trees[roots[0]])
         notes = []
         for device, where in sorted(_mounts(guest), key=lambda each: each[1]):
-            number = next((c.to for c in plan.copies if matches(device, _part(c), aliases)), 0)
+            number = next((c.to for c in plan.copies if matches(device, _part(c, plan), aliases)), 0)
             if number in trees:
                 guest.attach(where, trees[number])
             else:
                 notes.append(f"which files will be edited below {where} ({device}) is not known before the copy")
-        yield guest, notes
+        yield guest, [*notes, *_absent(guest, plan, aliases)]
+
+
+def _absent(guest: Guest, plan: Plan, aliases: AliasMap) -> Iterator[str]:
+    """What fstab mounts from disks that are not given: it will not be on the target."""
+    parts = [_part(copy, plan) for copy in plan.copies]
+    opened = opened_names(guest)
+    for device, where, options in fstab_entries(guest.read("/etc/fstab", _MOST_FSTAB_BYTES) or b""):
+        if not _ON_A_DISK.match(device) or device in opened:
+            continue
+        if any(matches(device, part, aliases) for part in parts):
+            continue
+        waits = not {"nofail", "noauto"} & set(options.split(","))
+        then = (
+            "the system waits for it in vain, and ends in emergency mode after 90 s" if waits else "it is missing"
+        )
+        what = "swap" if where in ("none", "swap") else where
+        yield (
+            f"fstab has {printable(what)} on {printable(device)}, which is on none of these disks: name that disk as a "
+            f"SOURCE too, or attach it to the target; else {then}"
+        )
 
 
 def _is_root(tree: Tree, plan: Plan, number: int, aliases: AliasMap) -> bool:
-    part = next(_part(copy) for copy in plan.copies if copy.to == number)
+    part = next(_part(copy, plan) for copy in plan.copies if copy.to == number)
     return any(where == "/" and matches(device, part, aliases) for device, where in _fstab(Guest(tree)))
 
 
@@ -99,16 +123,18 @@ def _fstab(guest: Guest) -> list[tuple[str, str]]:
     return [(device, where) for device, where, _ in fstab_entries(text)]
 
 
-def _part(copy: Copy) -> Part:
+def _part(copy: Copy, plan: Plan) -> Part:
+    new = plan.slice(copy.to)
     return Part(
         number=copy.to,
         offset=0,
         size=copy.size,
         type_id="",
-        partuuid="",
+        partuuid=new.uuid if plan.table == "gpt" else f"{plan.identity}-{copy.to:02x}",
         kind=copy.filesystem,
         uuid=copy.uuid,
         label=copy.label,
+        name=new.name,
     )
 
 

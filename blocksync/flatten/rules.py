@@ -52,6 +52,12 @@ _ROOT_SYMPTOM = (
 )
 _LATER = "the next run of the system's own tool brings the old names back"
 
+ESPS = ("boot/efi", "boot", "efi")
+"""Where the EFI system partition may be mounted."""
+
+RESUMES = ("etc/initramfs-tools/conf.d/*", "etc/initramfs-tools/initramfs.conf")
+"""Where initramfs-tools is told of the swap to resume from."""
+
 RULES = (
     Rule(
         name="fstab",
@@ -85,14 +91,16 @@ RULES = (
         patterns=(
             "boot/grub/grub.cfg",
             "boot/grub2/grub.cfg",
-            "boot/efi/EFI/*/grub.cfg",
-            "boot/efi/EFI/*/custom.cfg",
+            *(f"{esp}/EFI/*/{name}.cfg" for esp in ESPS for name in ("grub", "custom")),
             "boot/grub/custom.cfg",
             "boot/grub2/custom.cfg",
             "boot/grub2/user.cfg",
             "etc/grub.d/40_custom",
             "etc/grub.d/41_custom",
             "boot/extlinux/extlinux.conf",
+            # GRUB legacy, which is not rebuilt; its command lines are the same.
+            "boot/grub/menu.lst",
+            "boot/grub/grub.conf",
         ),
         edit=_kernel(grubfiles.edit_grub_cfg),
         symptom=_ROOT_SYMPTOM,
@@ -100,14 +108,14 @@ RULES = (
     Rule(
         name="grubenv",
         code="BS1134",
-        patterns=("boot/grub/grubenv", "boot/grub2/grubenv", "boot/efi/EFI/*/grubenv"),
+        patterns=("boot/grub/grubenv", "boot/grub2/grubenv", *(f"{esp}/EFI/*/grubenv" for esp in ESPS)),
         edit=_kernel(grubfiles.edit_environment),
         symptom=_ROOT_SYMPTOM,
     ),
     Rule(
         name="entries",
         code="BS1135",
-        patterns=("boot/loader/entries/*.conf", "boot/efi/loader/entries/*.conf", "efi/loader/entries/*.conf"),
+        patterns=tuple(f"{esp}/loader/entries/*.conf" for esp in ESPS),
         edit=_kernel(grubfiles.edit_entry),
         symptom=_ROOT_SYMPTOM,
     ),
@@ -138,7 +146,7 @@ RULES = (
     Rule(
         name="resume",
         code="BS1138",
-        patterns=("etc/initramfs-tools/conf.d/*",),
+        patterns=RESUMES,
         edit=_plain(configuration.edit_resume),
         symptom="'Gave up waiting for suspend/resume device' after 30 s, then the system boots",
         fatal=False,

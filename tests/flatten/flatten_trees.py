@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from pathlib import Path
 
 from blocksync.flatten.aliases import Alias, AliasMap, volume_alias
@@ -39,13 +40,18 @@ def alias_map(system: str) -> AliasMap:
         names = (("root", 1, 2, "xfs"), ("home", 2, 3, "xfs"), ("swap", 3, 4, "swap"))
         return AliasMap([alias("centos", *name) for name in names], "mbr")
     if system == "el8":
-        names = (("root", 11, 3, "xfs"), ("var", 12, 4, "xfs"), ("swap", 13, 5, "swap"))
+        names = (
+            ("root", 11, 3, "xfs"),
+            ("var", 12, 4, "xfs"),
+            ("swap", 13, 5, "swap"),
+            ("vault", 14, 6, "crypto_LUKS"),
+        )
         return AliasMap([alias("rhel_db-01", *name) for name in names], "gpt")
     if system == "el9":
         names = (("root", 21, 2, "xfs"), ("root-old", 22, 3, "xfs"), ("swap", 23, 4, "swap"))
         return AliasMap([alias("almalinux", *name) for name in names], "gpt")
     if system == "suse":
-        names = (("root", 31, 2, "btrfs"), ("swap", 32, 3, "swap"))
+        names = (("root", 31, 2, "btrfs"), ("swap", 32, 3, "swap"), ("vault", 33, 4, "crypto_LUKS"))
         return AliasMap([alias("system", *name) for name in names], "mbr")
     boot = Alias(names=("/dev/sda1",), number=1, partuuid=PARTUUID, uuid=uuid(43), filesystem="ext4")
     names = (("lv-root", 41, 2, "ext4"), ("lv-swap", 42, 3, "swap"), ("vault", 44, 4, "crypto_LUKS"))
@@ -56,6 +62,18 @@ def copied(system: str, state: str, to: Path) -> Path:
     """A copy of a tree that may be changed."""
     shutil.copytree(TREES / system / state, to, symlinks=True)
     return to
+
+
+def program(content: bytes, *, signed: bool = False) -> bytes:
+    """An EFI program as far as it is looked at: PE32+ headers, content, and a certificate where it is signed."""
+    header = bytearray(512)
+    header[:2], header[128:132] = b"MZ", b"PE\0\0"
+    struct.pack_into("<I", header, 0x3C, 128)
+    struct.pack_into("<H", header, 152, 0x20B)
+    struct.pack_into("<I", header, 260, 16)
+    if signed:
+        struct.pack_into("<II", header, 296, 512 + len(content), 16)
+    return bytes(header) + content + (b"a certificate".ljust(16) if signed else b"")
 
 
 def guest(folder: Path) -> Guest:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,9 @@ from flatten_trees import SYSTEMS, alias, alias_map, contents, copied, guest
 from blocksync.errors import FlattenError, GuestFileError
 from blocksync.flatten.aliases import AliasMap, mapper_name, unit_name
 from blocksync.flatten.arguments import edit_arguments
-from blocksync.flatten.changes import apply_changes, diff, find_changes
-from blocksync.flatten.check import file_findings
+from blocksync.flatten.changes import Change, apply_changes, diff, find_changes
 from blocksync.flatten.grubfiles import edit_environment
+from blocksync.flatten.leftovers import file_findings
 from blocksync.flatten.rules import RULES
 
 
@@ -65,7 +67,7 @@ def test_a_rule_that_is_left_out_leaves_its_files(rule: str, tmp_path: Path) -> 
         fewer = find_changes(guest(tree), alias_map(system), skip=frozenset({rule}))
         left += sum(change.rule == rule for change in all_changes)
         assert not any(change.rule == rule for change in fewer)
-    assert left or rule == "default-grub-parts"
+    assert left
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -82,6 +84,66 @@ def test_each_edit_that_is_left_out_is_predicted(system: str, tmp_path: Path) ->
         rule = next((rule for rule in RULES if rule.name == step), None)
         if rule is not None:
             assert {(each.code, each.fatal) for each in found} == {(rule.code, rule.fatal)}
+
+
+def one_left(change: Change) -> Iterator[bytes]:
+    """What a file holds where one changed line was left as it was, for each of them."""
+    before = (change.before or b"").splitlines(keepends=True)
+    after = (change.after or b"").splitlines(keepends=True)
+    for what, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        # Lines that were changed one by one; what came or went is taken together.
+        each = b - a if b - a == d - c else 1
+        for number in range(each if what != "equal" else 0):
+            old, new = (a, b), (c, d)
+            if each > 1:
+                old, new = (a + number, a + number + 1), (c + number, c + number + 1)
+            yield b"".join([*after[: new[0]], *before[slice(*old)], *after[new[1] :]])
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_each_line_that_is_left_out_is_predicted(system: str, tmp_path: Path) -> None:
+    tree = copied(system, "before", tmp_path / "root")
+    changes = find_changes(guest(tree), alias_map(system))
+    apply_changes(guest(tree), changes, {})
+    assert list(file_findings(guest(tree), alias_map(system))) == []
+    edits = [change for change in changes if change.before and change.after and not change.link]
+    count = 0
+    for change in edits:
+        file = tree / change.path[1:]
+        whole = file.read_bytes()
+        rule = next(rule for rule in RULES if rule.name == change.rule)
+        for content in one_left(change):
+            file.write_bytes(content)
+            found = list(file_findings(guest(tree), alias_map(system)))
+            assert [(each.where, each.code) for each in found] == [(change.path, rule.code)], content.decode()
+            count += 1
+        file.write_bytes(whole)
+    assert count >= len(edits)
+
+
+def test_a_file_that_no_rule_knows_is_told_and_left(tmp_path: Path) -> None:
+    tree = copied("el9", "after", tmp_path / "root")
+    (tree / "etc/backup").mkdir()
+    (tree / "etc/backup/volumes.conf").write_text("# /dev/almalinux/swap\nvolume = /dev/mapper/almalinux-root\n")
+    (tree / "etc/backup/others.conf").write_text("volume = /dev/mapper/other-root /dev/almalinux/root2\n")
+    (tree / "etc/backup/binary").write_bytes(b"\0/dev/mapper/other-root\0" * 9)
+    (tree / "etc/backup/link").symlink_to("volumes.conf")
+    assert find_changes(guest(tree), alias_map("el9")) == []
+    found = list(file_findings(guest(tree), alias_map("el9")))
+    assert [(each.code, each.where, each.names, each.fatal) for each in found] == [
+        ("BS1151", "/etc/backup/volumes.conf", ("/dev/mapper/almalinux-root",), False)
+    ]
+
+
+def test_what_crypttab_opens_is_no_volume(tmp_path: Path) -> None:
+    tree = copied("el9", "after", tmp_path / "root")
+    entry = tree / "boot/loader/entries/9e-5.14.0-427.el9.x86_64.conf"
+    entry.write_text(entry.read_text().replace(" ro ", " ro systemd.swap=/dev/mapper/luks-77aa "))
+    assert list(file_findings(guest(tree), alias_map("el9"))) == []
+    (tree / "etc/crypttab").write_text("other UUID=77aa1111-2222-4333-8444-555566667777 none\n")
+    assert [each.where for each in file_findings(guest(tree), alias_map("el9"))] == [
+        "/" + str(entry.relative_to(tree))
+    ]
 
 
 def test_names_are_matched_whole() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from flatten_trees import contents
+from flatten_trees import contents, program
 
 from blocksync import flatten
 from blocksync.errors import GuestFileError, GuestPathError
@@ -21,7 +21,12 @@ from blocksync.flatten.tree import FolderTree, Guest
 
 OLD = b"MZ (lvmid/a/b)/boot/grub"
 FALLBACK = "EFI/BOOT/BOOTX64.EFI"
-CHAIN = {"shimx64.efi": b"MZ signed shim", "grubx64.efi": b"MZ signed grub", "mmx64.efi": b"MZ signed manager"}
+CHAIN = {
+    "shimx64.efi": program("\\grubx64.efi".encode("utf-16-le"), signed=True),
+    "grubx64.efi": program(b"signed grub /EFI/debian\0", signed=True),
+    "mmx64.efi": program(b"signed manager", signed=True),
+}
+SIGNED = "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
 
 
 def part(number: int, kind: str) -> Part:
@@ -58,6 +63,15 @@ def signed_system(folder: Path) -> System:
     return system
 
 
+def half_signed_system(folder: Path) -> System:
+    """With a GRUB of old beside a shim, and the signed one where its package keeps it."""
+    system = signed_system(folder)
+    (folder / "boot/efi/EFI/debian/grubx64.efi").write_bytes(OLD)
+    (folder / SIGNED).parent.mkdir(parents=True, exist_ok=True)
+    (folder / SIGNED).write_bytes(CHAIN["grubx64.efi"])
+    return system
+
+
 def unsigned_system(folder: Path) -> System:
     """With loaders of old, at the fallback path and where a firmware's entry leads."""
     system = uefi_system(folder)
@@ -80,6 +94,7 @@ def bios_system(folder: Path) -> System:
 
 SYSTEMS: dict[str, Callable[[Path], System]] = {
     "signed": signed_system,
+    "half signed": half_signed_system,
     "unsigned": unsigned_system,
     "bios": bios_system,
 }
@@ -164,10 +179,11 @@ def test_no_other_module_of_flatten_writes_into_a_system() -> None:
     writing = re.compile(r"guest\.(?:write|remove|make_link|make_folders)\(|\bkeep_original\(")
     folder = Path(flatten.__path__[0])
     found = {path.name for path in folder.glob("*.py") if writing.search(path.read_text())}
-    assert found == {"changes.py", "bootloader.py"}
+    assert found == {"changes.py", "bootloader.py", "uefi.py", "grubimage.py"}
     places = {path for _, path in written_paths()}
     assert {"boot/efi/" + FALLBACK, "boot/efi/EFI/debian/grubx64.efi", SEAL[1:]} <= places
     assert any(path.startswith("boot/grub/i386-pc/") for path in places)
+    assert "boot/efi/EFI/debian/grub.cfg" in places
 
 
 @pytest.mark.parametrize(("name", "path"), written_paths())
