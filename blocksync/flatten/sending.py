@@ -62,7 +62,6 @@ def transfer_flattened(
     """
     with opening() as disks:
         plan = _plan(disks, flatten)
-        names = [disk.name for disk in disks]
         foreseen = disks[0].identity, disks[0].size
         names = [disk.name for disk in disks]
     slot = _slot(reach, options.send.slot)
