@@ -234,11 +234,11 @@ class TransferOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlattenOptions:
-    """Disks with LVM to one target with standard partitions, on this machine.
+    """Disks with LVM to one target with standard partitions, or to several.
 
     Args:
-        create: make the target, a new image file of the size that is needed.
-        overwrite: consent to a target that is not empty.
+        create: make targets, new image files of the sizes that are needed.
+        overwrite: consent to a target that is not empty; to the first one where there are several.
         state_dir: folder of manifests and journals; None for the system's.
         digest, block_bytes: for a first copy.
         replace: what the target was divided for before may go.
@@ -249,6 +249,10 @@ class FlattenOptions:
         repair: mend what names the old volumes, and the boot loaders.
         rebuild_initramfs: with the system's own tools in a chroot; runs code of the system.
         skip: steps of the repair that are left out, by name.
+        onto: further targets, in their order: paths, or slots of the receiver that a transfer goes to.
+        place: the target of a volume, from 1, by ``VG/LV`` or ``LV``; others go where the disk goes that holds most of
+            them.
+        overwrite_onto: those of ``onto`` that may be not empty, as they are written there.
         progress: called from threads of ours, about once a second.
     """
 
@@ -265,6 +269,9 @@ class FlattenOptions:
     repair: bool = True
     rebuild_initramfs: bool = False
     skip: tuple[str, ...] = ()
+    onto: tuple[str, ...] = ()
+    place: tuple[tuple[str, int], ...] = ()
+    overwrite_onto: tuple[str, ...] = ()
     progress: ProgressCallback | None = None
 
 

@@ -220,11 +220,11 @@ class ReceiveResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlattenResult:
-    """A flattened target.
+    """A flattened target, or several.
 
     Args:
         group: the pass of each volume and partition.
-        table: ``gpt`` or ``mbr``.
+        table: ``gpt`` or ``mbr``, of the first target.
         partitions: ``(number, what it holds)``.
         root: number of the partition with the system; 0 where nothing was repaired.
         changed: ``(rule, path)`` of each file that the repair changed.
@@ -232,6 +232,9 @@ class FlattenResult:
         notes: what the reader should know.
         boot: what a trial boot showed, where the receiver made one.
         forecasts: of dividing and repairing, beside what they took; objects with the members of a transfer's forecasts.
+        tables: of each target.
+        targets: for each of ``partitions`` the target that it is on, from 1.
+        root_target: the target that ``root`` is on.
     """
 
     group: GroupResult
@@ -243,3 +246,6 @@ class FlattenResult:
     notes: tuple[str, ...] = ()
     boot: dict[str, object] | None = None
     forecasts: tuple[dict[str, object], ...] = ()
+    tables: tuple[str, ...] = ()
+    targets: tuple[int, ...] = ()
+    root_target: int = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,7 @@ def flatten(
 
     Args:
         sources: paths of all disks of the volume groups, the one that boots first.
+        target: its path; ``options.onto`` has further ones.
 
     Raises:
         FlattenRefusedError: the layout, before anything is written; each reason has its class.
@@ -38,8 +41,14 @@ def flatten(
         return flatten_disks(disks, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
 
 
-def plan_flatten(sources: Sequence[str], options: FlattenOptions | None = None) -> Outlook:
+def plan_flatten(
+    sources: Sequence[str], options: FlattenOptions | None = None, *, targets: int | None = None
+) -> Outlook:
     """What :func:`flatten` would make of some disks, and which files it would edit; nothing is written or mounted.
+
+    Args:
+        targets: how many there will be, as many as ``options`` names where left out; the plan has the further ones in
+            its ``beside``.
 
     Raises:
         FlattenRefusedError: the layout cannot be flattened; each reason has its class.
@@ -49,12 +58,14 @@ def plan_flatten(sources: Sequence[str], options: FlattenOptions | None = None) 
     from blocksync.flatten.sources import plan_for
 
     with opened_together(sources, rescue=False) as disks:
-        return outlook(disks, plan_for(disks, wishes_of(options or FlattenOptions())))
+        wishes = wishes_of(options or FlattenOptions())
+        return outlook(disks, plan_for(disks, dataclasses.replace(wishes, targets=targets or wishes.targets)))
 
 
 def repair_flattened(
     target: str,
     *,
+    beside: Sequence[str] = (),
     dry_run: bool = False,
     rebuild_initramfs: bool = False,
     skip: Sequence[str] = (),
@@ -63,6 +74,7 @@ def repair_flattened(
     """Repair the system on a target that was flattened before; what it was made from is written down in it.
 
     Args:
+        beside: the further targets of the system, where it lies on several.
         dry_run: change nothing; the report's ``diff`` says what would be.
         rebuild_initramfs: runs code of the system, in a chroot.
         skip: steps that are left out, by name.
@@ -76,23 +88,39 @@ def repair_flattened(
 
     wishes = RepairWishes(dry_run=dry_run, initramfs=rebuild_initramfs, skip=frozenset(skip))
     # The target is this system's already: what is on it is consented to.
-    with open_target(target, overwrite=True, state_dir=state_dir) as disk:
-        return repair(disk, None, wishes)
+    with contextlib.ExitStack() as exits:
+        disks = [
+            exits.enter_context(open_target(path, overwrite=True, state_dir=state_dir))
+            for path in (target, *beside)
+        ]
+        return repair(disks, None, wishes)
 
 
-def check_flattened(target: str) -> list[Leftover]:
+def check_flattened(target: str, *, beside: Sequence[str] = ()) -> list[Leftover]:
     """Whatever on a target still names volumes that are gone, and what will happen because of it.
+
+    Args:
+        beside: the further targets of the system, where it lies on several.
 
     Raises:
         FlattenError: there is no system on it, or it cannot be reached.
     """
     from blocksync.flatten.check import check_target
 
-    return check_target(target)
+    return check_target(target, *beside)
 
 
-def boot_test(target: str, options: BootOptions | None = None, *, cancel: Cancel | None = None) -> BootReport:
+def boot_test(
+    target: str,
+    options: BootOptions | None = None,
+    *,
+    beside: Sequence[str] = (),
+    cancel: Cancel | None = None,
+) -> BootReport:
     """Boot a throw-away overlay of a target in QEMU and say how far it comes; nothing of the target is written.
+
+    Args:
+        beside: the further targets of the system, in their order, where it lies on several.
 
     Raises:
         BootTestError: the boot cannot be tried here. A boot that fails is a result, not an error.
@@ -104,9 +132,10 @@ def boot_test(target: str, options: BootOptions | None = None, *, cancel: Cancel
     token = cancel or Cancel()
     return tried(
         target,
-        firmware=wanted.firmware or firmware_of(target),
+        firmware=wanted.firmware or firmware_of(target, *beside),
         folder=wanted.folder or Path(f"{Path(target).name}.boot-test"),
         seconds=wanted.seconds,
         memory_mib=wanted.memory_mib,
         stopped=token.is_set,
+        beside=beside,
     )

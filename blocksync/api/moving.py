@@ -119,12 +119,12 @@ def transfer(
 def transfer_flattened(
     sources: Sequence[str], options: TransferOptions, flatten: FlattenOptions, *, cancel: Cancel | None = None
 ) -> tuple[TransferResult, FlattenResult]:
-    """As :func:`transfer`, with each logical volume of some disks going to a standard partition of one target.
+    """As :func:`transfer`, with each logical volume of some disks going to a standard partition of a target.
 
     Args:
         sources: paths of all disks of the volume groups, the one that boots first.
-        options: ``send.slot`` names the target's slot.
-        flatten: ``table``, ``grow``, ``encrypted``, ``names`` and ``repair`` are looked at.
+        options: ``send.slot`` names the target's slot, the first one's of several; the others are ``flatten.onto``.
+        flatten: ``table``, ``grow``, ``encrypted``, ``names``, ``repair``, ``onto`` and ``place`` are looked at.
 
     Raises:
         FlattenRefusedError: the layout, before anything is written; each reason has its class.

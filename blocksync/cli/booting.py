@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("boot-test")
-@click.argument("target")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET…")
 @click.option(
     "--firmware",
     type=click.Choice(["bios", "uefi", "uefi-secure"]),
@@ -33,9 +33,16 @@ if TYPE_CHECKING:
 )
 @common(state=False)
 def boot_test(
-    session: Session, target: str, firmware: str | None, timeout: float, memory: int, output: Path | None
+    session: Session,
+    targets: tuple[str, ...],
+    firmware: str | None,
+    timeout: float,
+    memory: int,
+    output: Path | None,
 ) -> int:
     """Boot TARGET in QEMU, on an overlay that is thrown away, and say how far it comes.
+
+    A system on several targets needs them all, the one that the firmware boots first.
 
     Nothing of TARGET is written, and the guest has no network. Exits with 11 where the system does not come up.
     """
@@ -43,7 +50,7 @@ def boot_test(
 
     options = BootOptions(firmware=firmware or "", folder=output, seconds=timeout, memory_mib=memory)
     with session.cancellable() as cancel:
-        report = api.boot_test(target, options, cancel=cancel)
+        report = api.boot_test(targets[0], options, beside=targets[1:], cancel=cancel)
     session.output.result({"command": "boot-test", **dataclasses.asdict(report)}, *report_lines(report))
     return 0 if report.good else BootFailedError.exit_code
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from blocksync.flatten.leftovers import Leftover
     from blocksync.flatten.outlook import Outlook
     from blocksync.flatten.repair import RepairReport
-    from blocksync.results import FlattenResult
+    from blocksync.results import DiskOutcome, FlattenResult
 
 
 def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,6 +38,13 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--grow", multiple=True, metavar="LV=SIZE", help="Make this volume's partition larger. Repeatable."
+        ),
+        click.option(
+            "--place",
+            multiple=True,
+            metavar="LV=NUMBER",
+            help="Of several targets this volume goes to that one, from 1. Repeatable. "
+            "[default: where most of it lies: each disk goes to the target in its place]",
         ),
         click.option(
             "--table", type=click.Choice(["gpt", "mbr"]), default=None, help="[default: as the first disk has it]"
@@ -65,12 +72,31 @@ def growth(grow: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
+def places(place: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """What ``--place`` says.
+
+    Raises:
+        UsageError: it is not ``LV=NUMBER``, or says two things of one volume.
+    """
+    found: dict[str, int] = {}
+    for text in place:
+        name, _, number = text.rpartition("=")
+        if not name or not (number.isascii() and number.isdigit() and len(number) < 4):
+            raise UsageError(f"--place {text} names no volume and target", remedy="write --place home=2")
+        if found.setdefault(name, int(number)) != int(number):
+            raise UsageError(f"--place names {name} twice")
+    return tuple(found.items())
+
+
 @click.command()
 @click.argument("disks", nargs=-1, required=True, metavar="SOURCE… TARGET")
-@click.option("--create", is_flag=True, help="Make TARGET, a new image file of the size that is needed.")
-@click.option("--overwrite", metavar="PATH", help="Consent to TARGET not being empty, by its name.")
-@click.option("--check", is_flag=True, help="Only look for names on TARGET that are gone; no SOURCE.")
-@click.option("--repair", is_flag=True, help="Only repair TARGET, which was flattened before; no SOURCE.")
+@click.option("--onto", multiple=True, metavar="PATH", help="A further target, after TARGET. Repeatable.")
+@click.option("--create", is_flag=True, help="Make targets, new image files of the sizes that are needed.")
+@click.option(
+    "--overwrite", multiple=True, metavar="PATH", help="Consent to this target not being empty. Repeatable."
+)
+@click.option("--check", is_flag=True, help="Only look for names on all TARGETs that are gone; no SOURCE.")
+@click.option("--repair", is_flag=True, help="Only repair TARGETs that were flattened before; no SOURCE.")
 @click.option("--dry-run", is_flag=True, help="With --repair: show what would change, and change nothing.")
 @click.option("--replace", is_flag=True, help="Divide TARGET anew: what it was flattened from before may go.")
 @plan_options
@@ -91,14 +117,16 @@ def growth(grow: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
 def flatten(
     session: Session,
     disks: tuple[str, ...],
+    onto: tuple[str, ...],
     create: bool,
-    overwrite: str | None,
+    overwrite: tuple[str, ...],
     check: bool,
     repair: bool,
     dry_run: bool,
     replace: bool,
     table: str | None,
     grow: tuple[str, ...],
+    place: tuple[str, ...],
     encrypted: tuple[str, ...],
     no_repair: bool,
     rebuild_initramfs: bool,
@@ -109,18 +137,25 @@ def flatten(
 ) -> int:
     """Copy disks with LVM to one with standard partitions, and make the system there boot from it.
 
-    Name all disks of the volume groups, the one that boots first, and the target last. Run again, it sends what
-    changed and repairs anew.
+    Name all disks of the volume groups, the one that boots first, and the target last. With --onto there are several:
+    what is on the first disk goes to TARGET, what is on the second to the first --onto, and so on. Run again, it sends
+    what changed and repairs anew.
     """
     from blocksync import api
 
     if check or repair:
-        if len(disks) != 1 or (check and repair):
-            raise UsageError("--check and --repair take one TARGET and nothing else")
+        if check and repair:
+            raise UsageError("--check and --repair: one of both")
+        first, *beside = (*disks, *onto)
         if check:
-            return _check(session, disks[0])
+            return _check(session, first, beside)
         report = api.repair_flattened(
-            disks[0], dry_run=dry_run, rebuild_initramfs=rebuild_initramfs, skip=skip, state_dir=state_dir
+            first,
+            beside=beside,
+            dry_run=dry_run,
+            rebuild_initramfs=rebuild_initramfs,
+            skip=skip,
+            state_dir=state_dir,
         )
         lines = repair_lines(report, dry_run=dry_run)
         session.output.result({"command": "flatten", "dry_run": dry_run, **dataclasses.asdict(report)}, *lines)
@@ -130,12 +165,20 @@ def flatten(
     if len(disks) < 2:
         raise UsageError("flatten takes at least one SOURCE and a TARGET")
     *sources, target = disks
-    if overwrite is not None and os.path.realpath(overwrite) != os.path.realpath(target):
-        raise UsageError(f"--overwrite {overwrite} is not the target {target}", remedy=f"--overwrite {target}")
+    targets = (target, *onto)
+    consented = {os.path.realpath(path) for path in overwrite}
+    strange = [path for path in overwrite if os.path.realpath(path) not in map(os.path.realpath, targets)]
+    if strange:
+        raise UsageError(
+            f"--overwrite {strange[0]} is not the target {' or '.join(targets)}", remedy=f"--overwrite {target}"
+        )
     with session.cancellable() as cancel, showing(session.output) as display:
         options = FlattenOptions(
             create=create,
-            overwrite=overwrite is not None,
+            overwrite=os.path.realpath(target) in consented,
+            overwrite_onto=tuple(path for path in onto if os.path.realpath(path) in consented),
+            onto=onto,
+            place=places(place),
             state_dir=state_dir,
             digest=Digest(digest),
             block_bytes=block_size,
@@ -149,16 +192,16 @@ def flatten(
             progress=display,
         )
         result = api.flatten(sources, target, options, cancel=cancel)
-    session.output.result({"command": "flatten", **dataclasses.asdict(result)}, *told(result, target))
+    session.output.result({"command": "flatten", **dataclasses.asdict(result)}, *told(result, *targets))
     return 0
 
 
-def _check(session: Session, target: str) -> int:
+def _check(session: Session, target: str, beside: list[str]) -> int:
     from blocksync import api
 
-    found = api.check_flattened(target)
+    found = api.check_flattened(target, beside=beside)
     facts = {"command": "flatten", "check": target, "leftovers": [dataclasses.asdict(each) for each in found]}
-    session.output.result(facts, *check_lines(found, target))
+    session.output.result({**facts, "beside": beside}, *check_lines(found, " ".join((target, *beside))))
     return FlattenError.exit_code if any(each.fatal for each in found) else 0
 
 
@@ -178,25 +221,35 @@ def repair_lines(report: RepairReport, *, dry_run: bool) -> list[str]:
     """A repair in words; a dry run as a diff."""
     if dry_run:
         return [*report.diff.splitlines(), *(f"note: {note}" for note in report.notes)]
-    lines = [f"the system on partition {report.root} is repaired: {len(report.changed)} files"]
-    lines += [f"  {rule}: {path}" for rule, path in report.changed]
+    lines = repaired(report.root, report.root_target, report.changed)
     return [*lines, *report.loaders, *(f"note: {note}" for note in report.notes)]
+
+
+def repaired(root: int, target: int, changed: tuple[tuple[str, str], ...]) -> list[str]:
+    """Which system was repaired, and which files of it."""
+    where = f"partition {root}" + (f" of target {target}" if target > 1 else "")
+    lines = [f"the system on {where} is repaired: {len(changed)} files"]
+    return [*lines, *(f"  {rule}: {path}" for rule, path in changed)]
 
 
 def plan_lines(plan: Outlook) -> list[str]:
     """A plan in words."""
-    lines = [f"target: {plan.table.upper()}, at least {show_size(plan.size)}, boots by {plan.firmware.upper()}"]
-    goes = {copy.to: copy for copy in plan.copies}
-    for part in sorted(plan.slices, key=lambda each: each.offset):
-        copy = goes.get(part.number)
-        what = (
-            f"{copy.name}  {copy.filesystem or 'unknown content'}"
-            if copy
-            else "for GRUB's core (nothing is copied)"
-        )
-        lines.append(f"  #{part.number}  at {show_size(part.offset)}  {show_size(part.size)}  {what}")
+    lines = []
+    for index, target in enumerate(plan.targets):
+        which = f"target {index + 1}" if plan.beside else "target"
+        boots = f", boots by {plan.firmware.upper()}" if not index else ""
+        lines.append(f"{which}: {target.table.upper()}, at least {show_size(target.size)}{boots}")
+        goes = {copy.to: copy for copy in target.copies}
+        for part in sorted(target.slices, key=lambda each: each.offset):
+            copy = goes.get(part.number)
+            what = (
+                f"{copy.name}  {copy.filesystem or 'unknown content'}"
+                if copy
+                else "for GRUB's core (nothing is copied)"
+            )
+            lines.append(f"  #{part.number}  at {show_size(part.offset)}  {show_size(part.size)}  {what}")
     lines.append("names and what replaces them:")
-    for alias in plan.aliases:
+    for alias in plan.alias_map().aliases:
         lines += [f"  {name} -> {alias.tag}" for name in (*alias.names, *alias.grub_names)]
     if plan.edits:
         lines.append("files that will be edited or moved away:")
@@ -207,17 +260,20 @@ def plan_lines(plan: Outlook) -> list[str]:
     return [*lines, *(f"note: {note}" for note in plan.notes)]
 
 
-def told(result: FlattenResult, target: str) -> list[str]:
-    """A flattened target in words."""
-    lines = [f"{target} has {len(result.partitions)} partitions ({result.table.upper()})"]
-    for (number, name), outcome in zip(result.partitions, result.group.disks, strict=True):
-        done = outcome.result
-        what = f"{done.kind} pass, generation {done.generation}, {show_size(done.size)}" if done else outcome.error
-        lines.append(f"  partition {number}: {name}: {what}")
+def told(result: FlattenResult, *targets: str) -> list[str]:
+    """Flattened targets in words."""
+    lines = []
+    for index, where in enumerate(targets):
+        table = result.tables[index].upper()
+        lines.append(f"{where} has {result.targets.count(index + 1)} partitions ({table})")
+        for (number, name), home, outcome in zip(
+            result.partitions, result.targets, result.group.disks, strict=True
+        ):
+            if home == index + 1:
+                lines.append(f"  partition {number}: {name}: {_pass(outcome)}")
     lines.append(f"all in {show_seconds(result.group.seconds)}")
     if result.root:
-        lines.append(f"the system on partition {result.root} is repaired: {len(result.changed)} files")
-        lines += [f"  {rule}: {path}" for rule, path in result.changed]
+        lines += repaired(result.root, result.root_target, result.changed)
     lines += list(result.loaders)
     lines += beside_the_truth(result.forecasts)
     lines += [f"note: {note}" for note in result.notes]
@@ -230,3 +286,8 @@ def told(result: FlattenResult, target: str) -> list[str]:
         lines.append(f"a throw-away overlay of it {verdict} ({result.boot.get('seen') or 'nothing seen'})")
         lines += [f"  {result.boot['remedy']}"] if result.boot.get("remedy") else []
     return lines
+
+
+def _pass(outcome: DiskOutcome) -> str:
+    done = outcome.result
+    return f"{done.kind} pass, generation {done.generation}, {show_size(done.size)}" if done else outcome.error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blocksync.cli.flattening import growth, plan_lines, plan_options
+from blocksync.cli.flattening import growth, places, plan_lines, plan_options
 from blocksync.cli.parameters import common
 from blocksync.cli.quantities import show_size
 from blocksync.cli.session import Session
@@ -22,30 +22,39 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("disks", nargs=-1, required=True, metavar="DISK…")
 @click.option("--flatten", is_flag=True, help="Show what flatten would make of them.")
+@click.option(
+    "--targets",
+    type=click.IntRange(1),
+    default=None,
+    metavar="NUMBER",
+    help="With --flatten: how many there will be.",
+)
 @plan_options
 @common(state=False)
 def inspect(
     session: Session,
     disks: tuple[str, ...],
     flatten: bool,
+    targets: int | None,
     table: str | None,
     grow: tuple[str, ...],
+    place: tuple[str, ...],
     encrypted: tuple[str, ...],
 ) -> int:
     """Show what is on disks or disk images: partitions, LVM, filesystems, and how much of them is used.
 
-    Name all disks of a volume group together. Nothing is written, nothing is mounted. --table, --grow and
-    --encrypted are for --flatten.
+    Name all disks of a volume group together. Nothing is written, nothing is mounted. --targets, --place, --table,
+    --grow and --encrypted are for --flatten.
     """
     from blocksync import api
 
     if flatten:
-        options = FlattenOptions(table=table or "", grow=growth(grow), encrypted=encrypted)
-        plan = api.plan_flatten(disks, options)
+        options = FlattenOptions(table=table or "", grow=growth(grow), encrypted=encrypted, place=places(place))
+        plan = api.plan_flatten(disks, options, targets=targets)
         session.output.result({"command": "inspect", "flatten": dataclasses.asdict(plan)}, *plan_lines(plan))
         return 0
-    if table or grow or encrypted:
-        raise UsageError("--table, --grow and --encrypted go with --flatten")
+    if targets or place or table or grow or encrypted:
+        raise UsageError("--targets, --place, --table, --grow and --encrypted go with --flatten")
     layout = api.inspect(disks)
     session.output.result({"command": "inspect", **dataclasses.asdict(layout)}, *lines(layout))
     return 0

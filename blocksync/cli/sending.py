@@ -12,7 +12,7 @@ import click
 from blocksync.cli.codes import asker, given_code
 from blocksync.cli.cutover import conclude, cutover_options, end_of, limit_options, tell_disks, transfer_options
 from blocksync.cli.display import showing
-from blocksync.cli.flattening import growth, plan_options, told
+from blocksync.cli.flattening import growth, places, plan_options, told
 from blocksync.cli.parameters import PATH, block_size, common, levels, log_option, sized
 from blocksync.cli.session import Session
 from blocksync.errors import BootFailedError, GroupIncompleteError, IntegrityError, UsageError, from_os_error
@@ -137,6 +137,9 @@ rescue_option = click.option(
 @click.option(
     "--flatten", is_flag=True, help="Each logical volume of SOURCE becomes a partition, and the system boots there."
 )
+@click.option(
+    "--onto", multiple=True, metavar="SLOT", help="With --flatten: a further target, after --slot. Repeatable."
+)
 @plan_options
 @click.option("--no-repair", is_flag=True, help="With --flatten: leave the system on the target as it is.")
 @rescue_option
@@ -166,8 +169,10 @@ def send(
     snapshot_size: int | None,
     track: bool,
     flatten: bool,
+    onto: tuple[str, ...],
     table: str | None,
     grow: tuple[str, ...],
+    place: tuple[str, ...],
     encrypted: tuple[str, ...],
     no_repair: bool,
     exclude: tuple[str, ...],
@@ -180,15 +185,22 @@ def send(
     Several are matched with the receiver's slots by order, or as SOURCE=SLOT. The first pass sends the disk, later
     ones what changed; one that was interrupted is resumed. The pairing code is needed the first time only: from
     --code-file, the variable BLOCKSYNC_CODE or, on a terminal, a prompt. With --flatten all SOURCEs together become
-    one target; --table, --grow and --encrypted are for that.
+    one target, or with --onto several; --place, --table, --grow and --encrypted are for that.
     """
     from blocksync import api
 
     if live and snapshot not in ("auto", "none"):
         raise UsageError(f"--live and --snapshot {snapshot} contradict each other", remedy="leave one of them out")
-    asked = FlattenOptions(table=table or "", grow=growth(grow), encrypted=encrypted, repair=not no_repair)
+    asked = FlattenOptions(
+        table=table or "",
+        grow=growth(grow),
+        encrypted=encrypted,
+        repair=not no_repair,
+        onto=onto,
+        place=places(place),
+    )
     if not flatten and asked != FlattenOptions():
-        raise UsageError("--table, --grow, --encrypted and --no-repair go with --flatten")
+        raise UsageError("--onto, --place, --table, --grow, --encrypted and --no-repair go with --flatten")
 
     disks = [DiskSpec(source=source, slot=slot) for source in sources] if flatten else disk_specs(sources, slot)
     session.log_to(log_file)
@@ -227,7 +239,11 @@ def send(
             raise
     if flattened is not None:
         facts = {key: value for key, value in dataclasses.asdict(flattened).items() if key != "group"}
-        session.output.event("flattened", facts, *told(flattened, f"slot {disks[0].slot or 'of the receiver'}"))
+        session.output.event(
+            "flattened",
+            facts,
+            *told(flattened, *(f"slot {each}" for each in (disks[0].slot or "of the receiver", *onto))),
+        )
     conclude(session, result, to)
     if not all(result.verified.values()):
         return IntegrityError.exit_code

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hmac
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from blocksync.control.service import Peer
-from blocksync.engine.division import Division
+from blocksync.engine.division import Division, make_way, together
 from blocksync.engine.inbound import serve
 from blocksync.engine.rehearsal import Rehearsals
 from blocksync.engine.slot import Session, Slot
@@ -137,25 +137,22 @@ class Receiver:
         """Whether a slot is a partition of a divided target."""
         return self._parts.get(slot.name, ("", None))[1] is slot
 
-    def divide(self, peer: Peer, slot: Slot, request: DivideRequest) -> tuple[list[str], bool]:
+    def divide(
+        self, peer: Peer, slots: Sequence[Slot], request: DivideRequest
+    ) -> tuple[list[dict[str, Slot]], bool]:
         """See :meth:`ControlPort.divide`; the parts are slots from then on."""
         division = self._division()
+        names = {slot.name for slot in slots}
         with self._dividing:
             for name, (whole, part) in tuple(self._parts.items()):
-                if whole == slot.name:
+                if whole in names:
                     part.vacate(peer)
                     del self._parts[name]
-            slot.vacate(peer)
-            if slot.store is not None:
-                if not request.replace:
-                    raise PeerError(
-                        f"slot {slot.name} holds a copy of a whole disk",
-                        remedy="send to another slot, or consent with --replace to overwrite that copy",
-                    )
-                slot.forget()
-            parts, anew = division.divide(slot, request.plan, replace=request.replace)
-            self._parts.update({name: (slot.name, part) for name, part in parts.items()})
-        return list(parts), anew
+            make_way(slots, peer, replace=request.replace)
+            found, anew = division.divide(slots, request.plan, replace=request.replace)
+            for slot, parts in zip(slots, found, strict=True):
+                self._parts.update({name: (slot.name, part) for name, part in parts.items()})
+        return found, anew
 
     def resume_divisions(self) -> None:
         """Make the parts of targets that were divided before this start slots again."""
@@ -180,10 +177,10 @@ class Receiver:
             self._parts = {name: each for name, each in self._parts.items() if each[0] != slot.name}
             self.division.undo(slot)
 
-    def finish(self, slot: Slot) -> dict[str, Any]:
+    def finish(self, slots: Sequence[Slot]) -> dict[str, Any]:
         """See :meth:`ControlPort.finish`."""
         with self._dividing:
-            return self._division().finish(slot)
+            return self._division().finish(slots)
 
     def remove_names(self, slot: Slot, wanted: dict[str, Any]) -> dict[str, Any]:
         """See :meth:`ControlPort.remove_names`."""
@@ -356,19 +353,21 @@ class PeerPort(ControlPort):
         )
 
     def divide(self, request: DivideRequest) -> DivideAnswer:
-        slot = self._receiver.slot_for(self._peer, request.slot)
-        if self._receiver.is_part(slot):
-            raise PeerError(f"slot {slot.name} is a partition already")
-        _refuse_itself(slot, request.marks)
-        parts, anew = self._receiver.divide(self._peer, slot, request)
+        slots = together(self._slot_of, self._receiver.is_part, request.slot, request.beside)
+        for slot in slots:
+            _refuse_itself(slot, request.marks)
+        parts, anew = self._receiver.divide(self._peer, slots, request)
         how = "divided into" if anew else "is divided into"
-        self._tell("divided", slot, f"{self._peer.name}: the target {how} {len(parts)} partitions")
-        return DivideAnswer(slot=slot.name, parts=",".join(parts)[:MAX_TEXT_CHARACTERS], anew=anew)
+        for slot, each in zip(slots, parts, strict=True):
+            self._tell("divided", slot, f"{self._peer.name}: the target {how} {len(each)} partitions")
+        names = ",".join(name for each in parts for name in each)
+        return DivideAnswer(slot=slots[0].name, parts=names[:MAX_TEXT_CHARACTERS], anew=anew)
 
     def finish(self, request: FinishRequest) -> dict[str, Any]:
-        slot = self._receiver.slot_for(self._peer, request.slot)
-        report = self._receiver.finish(slot)
-        self._tell("finished", slot, "the system on the target is repaired", {"report": report})
+        slots = together(self._slot_of, self._receiver.is_part, request.slot, request.beside)
+        report = self._receiver.finish(slots)
+        for slot in slots:
+            self._tell("finished", slot, "the system on the target is repaired", {"report": report})
         return report
 
     def remove_names(self, request: RemovalRequest) -> dict[str, Any]:
@@ -404,6 +403,9 @@ class PeerPort(ControlPort):
             slot.target, request.offset, request.length, request.piece_bytes, request.key, request.skip
         )
         return VerifyAnswer(slot=slot.name, size=slot.target.size), Verification(parts, slot, self._peer)
+
+    def _slot_of(self, name: str) -> Slot:
+        return self._receiver.slot_for(self._peer, name)
 
     def _find(self, session: bytes) -> tuple[Slot, Session]:
         slot, found = self._receiver.find(session, self._peer.fingerprint)

@@ -8,7 +8,7 @@ paths in names of units is systemd.unit(5); GRUB's ``lvmid/`` and ``lvm/`` names
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from blocksync.errors import FlattenError
@@ -50,6 +50,7 @@ class Alias:
         uuid: the filesystem's; it travels with the content.
         partuuid: the new partition's.
         number: the new partition's.
+        target: index of the new partition's disk.
     """
 
     names: tuple[str, ...]
@@ -61,6 +62,7 @@ class Alias:
     volume: str = ""
     group_uuid: str = ""
     volume_uuid: str = ""
+    target: int = 0
 
     @property
     def tag(self) -> str:
@@ -120,19 +122,45 @@ def volume_alias(
     )
 
 
+def partition_names(known: Sequence[Sequence[str]], disk: int, number: int) -> tuple[str, ...]:
+    """What a system calls a partition of a disk.
+
+    Args:
+        known: what it calls each disk; guessed where nothing is known of any.
+        disk: index of it.
+        number: of the partition; 0 for the whole disk.
+    """
+    if known:
+        disks = tuple(known[disk]) if disk < len(known) else ()
+    elif disk < 26:
+        letter = chr(ord("a") + disk)
+        disks = (*(f"/dev/{kind}{letter}" for kind in ("sd", "vd", "xvd", "hd")), f"/dev/nvme{disk}n1")
+    else:
+        disks = ()
+    if not number:
+        return disks
+    return tuple(
+        f"{name}-part{number}"
+        if name.startswith("/dev/disk/")
+        else f"{name}{'p' if name[-1:].isdigit() else ''}{number}"
+        for name in disks
+    )
+
+
 class AliasMap:
     """Finds names in text and says what replaces them.
 
     Args:
         aliases: no name may mean two of them.
-        table: ``gpt`` or ``mbr``, of the new disk: GRUB's names for its partitions depend on it.
+        tables: ``gpt`` or ``mbr``, of each new disk: GRUB's names for its partitions depend on it.
     """
 
-    def __init__(self, aliases: Iterable[Alias], table: str) -> None:
+    def __init__(self, aliases: Iterable[Alias], *tables: str) -> None:
         self.aliases = tuple(aliases)
-        if table not in ("gpt", "mbr") or len(self.aliases) > MOST_VOLUMES:
+        out = any(alias.target >= len(tables) for alias in self.aliases) or set(tables) - {"gpt", "mbr"}
+        if out or len(self.aliases) > MOST_VOLUMES * len(tables):
             raise FlattenError("an alias map is out of bounds")
-        self.table = table
+        self.tables = tables
         self._paths = self._index(lambda alias: alias.names)
         self._grub = self._index(lambda alias: alias.grub_names)
         self._units = {unit_name(path): alias for path, alias in self._paths.items()}
@@ -154,8 +182,8 @@ class AliasMap:
         return self._paths.get(path)
 
     def grub_device(self, alias: Alias) -> str:
-        """GRUB's name of the new partition, on the disk it booted from."""
-        return f"hd0,{'gpt' if self.table == 'gpt' else 'msdos'}{alias.number}"
+        """GRUB's name of the new partition, where the first target is the disk it booted from."""
+        return f"hd{alias.target},{'gpt' if self.tables[alias.target] == 'gpt' else 'msdos'}{alias.number}"
 
     def replace_paths(self, text: str, *, tags: bool = False) -> str:
         """Each path that is an alias becomes a path by UUID, or with ``tags`` ``UUID=…``."""

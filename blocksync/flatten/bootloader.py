@@ -19,7 +19,7 @@ from pathlib import Path
 
 from blocksync.errors import BootLoaderError
 from blocksync.flatten.changes import FOLDER
-from blocksync.flatten.grubimage import BIOS, UEFI, make_image, modules_of, same_modules
+from blocksync.flatten.grubimage import BIOS, UEFI, make_image, modules_of, same_modules, search_for
 from blocksync.flatten.kinds import BIOS_BOOT_TYPE
 from blocksync.flatten.system import Part, System
 from blocksync.flatten.tree import Guest
@@ -112,9 +112,11 @@ def bios_place(system: System) -> tuple[int, int] | None:
 def _rebuild_bios(
     system: System, place: tuple[int, int], home: Part, path: str, folder: str, write: WriteTarget
 ) -> str:
+    # On the disk that was booted its number is enough; which one another disk has, only the BIOS knows.
     partition = f"{'gpt' if system.disk.table == 'gpt' else 'msdos'}{home.number}"
+    prefix, config = (path, search_for(home, path)) if home.target else (f"(,{partition}){path}", None)
     with modules_of(system.guest, BIOS) as (modules, whose):
-        core = make_image(modules, BIOS, home, prefix=f"(,{partition}){path}", config=None, more=("biosdisk",))
+        core = make_image(modules, BIOS, home, prefix=prefix, config=config, more=("biosdisk",))
         boot = _boot_image(modules)
         same_modules(system.guest, modules, f"{folder}/{BIOS}")
     offset, room = place
@@ -129,7 +131,7 @@ def _rebuild_bios(
     seal = {"offset": offset, "length": len(image), "sha256": hashlib.sha256(image).hexdigest()}
     system.guest.make_folders(FOLDER)
     system.guest.write(SEAL, json.dumps(seal).encode() + b"\n", mode=0o600)
-    return f"GRUB for BIOS rebuilt at sector {first}, reading {path} on partition {home.number} ({whose} modules)"
+    return f"GRUB for BIOS rebuilt at sector {first}, reading {path} on {home.called} ({whose} modules)"
 
 
 def located_boot(boot: bytes, first: int) -> bytes:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,7 @@ def boot_test(
     memory_mib: int = 1024,
     stopped: Callable[[], bool] = lambda: False,
     until: str = "",
+    beside: Sequence[str] = (),
 ) -> BootReport:
     """Boot a target and watch.
 
@@ -78,6 +79,7 @@ def boot_test(
         memory_mib: of the guest.
         stopped: asked now and then whether to give up.
         until: a text on the console to go on waiting for after the login prompt, if any.
+        beside: paths of the further targets of the system, in their order.
 
     Raises:
         BootTestError: QEMU or the firmware is missing, or it cannot be started.
@@ -90,7 +92,7 @@ def boot_test(
     console, screen = folder / "console.log", folder / "screen.png"
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="blocksync-boot-") as work:
-        words = command(qemu, path, firmware, Path(work), console, memory_mib, accelerator=fastest)
+        words = command(qemu, (path, *beside), firmware, Path(work), console, memory_mib, accelerator=fastest)
         with running(words, Path(work)) as (process, monitor):
             verdict, seen, sign = _watch(process, monitor, console, began + seconds, stopped, until)
             shown = monitor.screenshot(screen)

@@ -19,7 +19,7 @@ from blocksync.flatten.initrd import InitrdFacts, read_initrd
 from blocksync.flatten.leftovers import Leftover, file_findings, looks_like_volume, opened_names
 from blocksync.flatten.mounts import privately
 from blocksync.flatten.plan import Plan
-from blocksync.flatten.repair import recorded_plan
+from blocksync.flatten.repair import in_order, recorded_plan
 from blocksync.flatten.rules import RULES
 from blocksync.flatten.system import System, TargetDisk, assembled, fstab_entries, look_at
 from blocksync.flatten.uefi import RESCUE, faults
@@ -30,8 +30,8 @@ _MOST_IMAGE_BYTES = 64 << 20
 _MOST_FSTAB_BYTES = 1 << 20
 
 
-def check_target(path: str, plan: Plan | None = None) -> list[Leftover]:
-    """Look at a target; nothing is written.
+def check_target(path: str, *beside: str, plan: Plan | None = None) -> list[Leftover]:
+    """Look at a target, with those beside it that hold the same system; nothing is written.
 
     Args:
         plan: of the flatten; None takes the one that the repair left in the system, if any.
@@ -39,31 +39,35 @@ def check_target(path: str, plan: Plan | None = None) -> list[Leftover]:
     Raises:
         FlattenError: there is no system, or it cannot be reached.
     """
-    return privately(lambda: _check(path, plan)) if os.geteuid() == 0 else _check(path, plan)
+    paths = (path, *beside)
+    return privately(lambda: _check(paths, plan)) if os.geteuid() == 0 else _check(paths, plan)
 
 
-def _check(path: str, plan: Plan | None) -> list[Leftover]:
-    disk = look_at(path)
+def _check(paths: tuple[str, ...], plan: Plan | None) -> list[Leftover]:
+    disk = look_at(*paths)
     known = plan
     if known is None:
         with assembled(disk, None, write=False) as system:
             known = recorded_plan(system.guest)
+        disk = in_order(disk, known) if known is not None else disk
     aliases = known.alias_map() if known is not None else AliasMap((), disk.table or "gpt")
     with assembled(disk, aliases, write=False) as system:
         return [*_disk_findings(disk), *file_findings(system.guest, aliases), *_boot_findings(system, aliases)]
 
 
 def _disk_findings(disk: TargetDisk) -> Iterator[Leftover]:
-    if disk.holds_lvm:
+    for index, each in enumerate(disk.disks):
+        if not each.holds_lvm:
+            continue
         yield Leftover(
             code="BS1142",
             rule="copy",
-            where="partition table",
+            where="partition table" + (f" of target {index + 1}" if index else ""),
             names=("LVM physical volume",),
             symptom="the system's LVM activates volumes of this disk beside the partitions",
             fatal=False,
         )
-    uuids = [part.uuid for part in disk.parts if part.uuid]
+    uuids = [part.uuid for part in disk.all_parts if part.uuid]
     twice = sorted({uuid for uuid in uuids if uuids.count(uuid) > 1})
     if twice:
         yield Leftover(
@@ -88,15 +92,15 @@ def _disk_findings(disk: TargetDisk) -> Iterator[Leftover]:
 
 def _attached(disk: TargetDisk) -> dict[str, str]:
     """Other devices of this machine that bear the UUIDs of a target's filesystems: the source, most likely."""
-    own = os.path.basename(os.path.realpath(disk.path)) if disk.path.startswith("/dev/") else ""
+    own = {os.path.basename(os.path.realpath(each.path)) for each in disk.disks if each.path.startswith("/dev/")}
     found: dict[str, str] = {}
-    for part in disk.parts:
+    for part in disk.all_parts:
         device = os.path.realpath(BY_UUID / part.uuid) if part.uuid else ""
         name = os.path.basename(device)
         # A loop device is the target itself, while somebody looks into it.
         if not device or not (BY_UUID / part.uuid).is_symlink() or name.startswith("loop"):
             continue
-        if own not in (name, Path("/sys/class/block", name).resolve().parent.name):
+        if own.isdisjoint((name, Path("/sys/class/block", name).resolve().parent.name)):
             found[part.uuid] = device
     return found
 
@@ -183,7 +187,9 @@ def _mount_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
     """fstab entries whose UUID or label is on no partition of the target."""
     text = system.guest.read("/etc/fstab", _MOST_FSTAB_BYTES) or b""
     known = {
-        value.lower() for part in system.disk.parts for value in (part.uuid, part.partuuid, part.label, part.name)
+        value.lower()
+        for part in system.disk.all_parts
+        for value in (part.uuid, part.partuuid, part.label, part.name)
     }
     opened = opened_names(system.guest)
     for device, where, options in fstab_entries(text):

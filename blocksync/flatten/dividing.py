@@ -1,4 +1,4 @@
-"""The receiver's side of ``send --flatten``: a slot's target divided into parts, each of them a slot, and the repair.
+"""The receiver's side of ``send --flatten``: slots' targets divided into parts, each of them a slot, and the repair.
 
 A sender sends a plan, which is checked like anything from the network; the table is written here, and the repair runs
 here, from the plan that was written down. See :class:`~blocksync.engine.division.Division`.
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import division_folder, slot_folder
-from blocksync.errors import BlocksyncError, FlattenSectorError, FlattenSpaceError, PeerError
+from blocksync.errors import BlocksyncError, FlattenSectorError, FlattenSpaceError, PeerError, ProtocolError
 from blocksync.flatten import record
 from blocksync.flatten.boottest import boot_test
-from blocksync.flatten.ground import Ground, part_slot, whole_slot
+from blocksync.flatten.ground import Ground, part_slot, settle_all, whole_slot
 from blocksync.flatten.plan import Plan
 from blocksync.flatten.removal import remove_names
 from blocksync.flatten.repair import RepairReport, RepairWishes, repair
@@ -55,29 +57,39 @@ class Dividing:
     def divided(self, name: str) -> bool:
         return (division_folder(self._state, name) / "plan.json").exists()
 
-    def divide(self, slot: Slot, plan: dict[str, Any], *, replace: bool) -> tuple[dict[str, Slot], bool]:
+    def divide(
+        self, slots: Sequence[Slot], plan: dict[str, Any], *, replace: bool
+    ) -> tuple[list[dict[str, Slot]], bool]:
         wanted = record.from_json(plan)
-        target = slot.target
-        if wanted.sector_bytes != target.sector_bytes:
-            raise FlattenSectorError(
-                f"the plan counts in sectors of {wanted.sector_bytes} bytes, the target in {target.sector_bytes}"
-            )
-        if wanted.size > target.size:
-            raise FlattenSpaceError(f"the partitions need {wanted.size} bytes, and the target has {target.size}")
-        self._drop(slot.name)
+        if len(slots) != len(wanted.targets):
+            raise ProtocolError(f"a plan for {len(wanted.targets)} targets names {len(slots)} slots")
+        for slot, alone in zip(slots, wanted.targets, strict=True):
+            _check_fit(slot, alone)
+        for slot in slots:
+            self._drop(slot.name)
         with contextlib.ExitStack() as exits:
-            folder = exits.enter_context(OsFolder(division_folder(self._state, slot.name)))
-            ground = Ground(target, folder, lambda: self._forget(slot.name))
-            anew = ground.begin(wanted, replace=replace)
-            parts: dict[str, Slot] = {}
-            for number, part in ground.parts(wanted).items():
-                exits.callback(part.close)
-                name = part_slot(slot.name, number)
-                parts[name] = Slot(name, part, OsFolder(slot_folder(self._state, name)), slot.budget)
-                exits.callback(parts[name].close)
+            grounds = []
+            for slot in slots:
+                folder = exits.enter_context(OsFolder(division_folder(self._state, slot.name)))
+                grounds.append(Ground(slot.target, folder, functools.partial(self._forget, slot.name)))
+            works = list(zip(slots, grounds, wanted.targets, strict=True))
+            for _, ground, alone in works:  # all of them, before any is written to
+                ground.examine(alone, replace=replace)
+            anew = [ground.begin(alone, replace=replace) for _, ground, alone in works]
+            found = [self._opened(exits, *work) for work in works]
             exits.pop_all()
-        self._divided[slot.name] = _Divided(ground=ground, plan=wanted, parts=parts)
-        return parts, anew
+        self._divided.update({slot.name: each for slot, each in zip(slots, found, strict=True)})
+        return [each.parts for each in found], any(anew)
+
+    def _opened(self, exits: contextlib.ExitStack, slot: Slot, ground: Ground, plan: Plan) -> _Divided:
+        """The parts of a target as slots; closed with ``exits``."""
+        parts: dict[str, Slot] = {}
+        for number, part in ground.parts(plan).items():
+            exits.callback(part.close)
+            name = part_slot(slot.name, number)
+            parts[name] = Slot(name, part, OsFolder(slot_folder(self._state, name)), slot.budget)
+            exits.callback(parts[name].close)
+        return _Divided(ground=ground, plan=plan, parts=parts)
 
     def resume(self, slot: Slot) -> dict[str, Slot]:
         if not self.divided(slot.name):
@@ -85,7 +97,7 @@ class Dividing:
         try:
             with OsFolder(division_folder(self._state, slot.name)) as folder:
                 plan = Ground.known_plan(folder)
-            return self.divide(slot, record.to_json(plan), replace=False)[0] if plan is not None else {}
+            return self.divide([slot], record.to_json(plan), replace=False)[0][0] if plan is not None else {}
         except BlocksyncError:
             return {}  # whoever asks for it to be divided again is told
 
@@ -94,7 +106,29 @@ class Dividing:
         self._forget(slot.name)
         shutil.rmtree(division_folder(self._state, slot.name), ignore_errors=True)
 
-    def finish(self, slot: Slot) -> dict[str, Any]:
+    def finish(self, slots: Sequence[Slot]) -> dict[str, Any]:
+        found = [self._committed(slot) for slot in slots]
+        plan = dataclasses.replace(found[0].plan, beside=tuple(each.plan for each in found[1:]))
+        report = RepairReport(root=0, changed=(), diff="", notes=() if self._mend else ("not repaired, as asked",))
+        settle_all([each.ground for each in found])
+        if self._mend:
+            try:
+                report = repair(
+                    [slot.target for slot in slots],
+                    plan,
+                    RepairWishes(),
+                    touch=lambda part: found[part.target].ground.touch([part.number]),
+                )
+            finally:
+                settle_all([each.ground for each in found])
+        return self._said(slots, report)
+
+    def _committed(self, slot: Slot) -> _Divided:
+        """A target whose parts are all there.
+
+        Raises:
+            PeerError: it is none.
+        """
         found = self._divided.get(slot.name)
         if found is None:
             raise PeerError(f"slot {slot.name} was not divided by this receiver", remedy="send it with --flatten")
@@ -103,14 +137,7 @@ class Dividing:
                 store = part.store
                 if part.session is not None or store is None or not store.complete or not store.generation:
                     raise PeerError(f"{name} is not committed yet", remedy="send all volumes first")
-        found.ground.settle()
-        report = RepairReport(root=0, changed=(), diff="", notes=() if self._mend else ("not repaired, as asked",))
-        if self._mend:
-            try:
-                report = repair(slot.target, found.plan, RepairWishes(), touch=found.ground.touch)
-            finally:
-                found.ground.settle()
-        return self._said(slot, report)
+        return found
 
     def remove_names(self, slot: Slot, wanted: dict[str, Any]) -> dict[str, Any]:
         if not self._mend:
@@ -138,14 +165,16 @@ class Dividing:
 
     # -- inside -----------------------------------------------------------------------------------------------
 
-    def _said(self, slot: Slot, report: RepairReport) -> dict[str, Any]:
+    def _said(self, slots: Sequence[Slot], report: RepairReport) -> dict[str, Any]:
         boot: dict[str, Any] | None = None
         if self._boot and report.root:
-            folder = division_folder(self._state, slot.name) / "boot-test"
-            path = slot.target.name
-            boot = dataclasses.asdict(boot_test(path, firmware=firmware_of(path), folder=folder))
+            folder = division_folder(self._state, slots[0].name) / "boot-test"
+            path, *beside = (slot.target.name for slot in slots)
+            seen = boot_test(path, firmware=firmware_of(path, *beside), folder=folder, beside=beside)
+            boot = dataclasses.asdict(seen)
         return {
             "root": report.root,
+            "root_target": report.root_target,
             "changed": [[rule, path[:_MOST_CHARACTERS]] for rule, path in report.changed[:_MOST_LINES]],
             "loaders": [line[:_MOST_CHARACTERS] for line in report.loaders[:_MOST_LINES]],
             "notes": [line[:_MOST_CHARACTERS] for line in report.notes[:_MOST_LINES]],
@@ -164,3 +193,15 @@ class Dividing:
         """Remove what is known of the parts' content."""
         for folder in (self._state / "slots").glob(f"{name}.p[0-9]*"):
             shutil.rmtree(folder)
+
+
+def _check_fit(slot: Slot, plan: Plan) -> None:
+    target = slot.target
+    if plan.sector_bytes != target.sector_bytes:
+        raise FlattenSectorError(
+            f"the plan counts in sectors of {plan.sector_bytes} bytes, {slot.name} in {target.sector_bytes}"
+        )
+    if plan.size > target.size:
+        raise FlattenSpaceError(
+            f"the partitions need {plan.size} bytes, and the target {slot.name} has {target.size}"
+        )

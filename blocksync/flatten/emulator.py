@@ -15,7 +15,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,20 +85,21 @@ def _runs(qemu: str, words: list[str]) -> bool:
 
 
 def command(
-    qemu: str, path: str, firmware: str, work: Path, console: Path, memory_mib: int, *, accelerator: list[str]
+    qemu: str,
+    paths: Sequence[str],
+    firmware: str,
+    work: Path,
+    console: Path,
+    memory_mib: int,
+    *,
+    accelerator: list[str],
 ) -> list[str]:
-    overlay = work / "overlay.qcow2"
-    image_tool = shutil.which("qemu-img")
-    if image_tool is None:
-        raise BootTestError("qemu-img is missing on this machine", remedy="apt-get install qemu-utils")
-    made = subprocess.run(
-        [image_tool, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", os.path.abspath(path), str(overlay)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if made.returncode:
-        raise BootTestError(f"cannot make an overlay of {path}: {made.stderr.strip()[:200]}")
+    """QEMU's words for a boot of some disks, the one that the firmware boots first.
+
+    Raises:
+        BootTestError: a tool, or the firmware, is missing.
+    """
+    overlays = [_overlay(path, work / f"overlay-{index}.qcow2") for index, path in enumerate(paths)]
     words = [
         qemu,
         *accelerator,
@@ -113,7 +114,8 @@ def command(
     ]
     words += ["-vga", "std", "-serial", f"file:{console}", "-nic", "none"]
     words += ["-qmp", f"unix:{work / 'qmp'},server=on,wait=off"]
-    words += ["-drive", f"file={overlay},format=qcow2,if=virtio,cache=unsafe,file.locking=off"]
+    for overlay in overlays:  # the system finds them in this order, as vda, vdb, …
+        words += ["-drive", f"file={overlay},format=qcow2,if=virtio,cache=unsafe,file.locking=off"]
     return [*words, *(["-machine", "pc"] if firmware == "bios" else _uefi_words(firmware, work))]
 
 
@@ -132,6 +134,22 @@ def _uefi_words(firmware: str, work: Path) -> list[str]:
         words += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
     words += ["-drive", f"if=pflash,format=raw,readonly=on,file={code}"]
     return [*words, "-drive", f"if=pflash,format=raw,file={mine}"]
+
+
+def _overlay(path: str, overlay: Path) -> Path:
+    """A file that takes what is written to a target."""
+    image_tool = shutil.which("qemu-img")
+    if image_tool is None:
+        raise BootTestError("qemu-img is missing on this machine", remedy="apt-get install qemu-utils")
+    made = subprocess.run(
+        [image_tool, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", os.path.abspath(path), str(overlay)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if made.returncode:
+        raise BootTestError(f"cannot make an overlay of {path}: {made.stderr.strip()[:200]}")
+    return overlay
 
 
 @contextlib.contextmanager

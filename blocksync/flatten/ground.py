@@ -9,9 +9,10 @@ reads the part again before it trusts any digest.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from blocksync.errors import FlattenChangedError, StateDamagedError
@@ -65,20 +66,13 @@ class Ground:
             FlattenChangedError: it was made for other volumes, or somebody divided it since.
             TargetError: it cannot be written.
         """
-        known = self.known_plan(self._folder)
+        there = self.examine(plan, replace=replace)
         self._mark = _load(self._folder, _MARK) or self._mark
-        same = known is not None and _shape(known) == _shape(plan)
-        if known is not None and not same and not replace:
-            raise FlattenChangedError(
-                f"the target {self.target.name} was divided for other volumes or sizes than the source has now"
-            )
-        if same and self._table_is_there(plan):
-            if known != plan:
+        if there:
+            if self.known_plan(self._folder) != plan:
                 self._save(_PLAN, record.to_json(plan))
             self._look_for_foreign_writes()
             return False
-        if same and not self._table_is_gone(plan) and not replace:
-            raise FlattenChangedError(f"somebody else changed the partition table of {self.target.name}")
         # In this order: after a crash at any point nothing is believed of a part that is not so.
         self._forget()
         self._save(_PLAN, record.to_json(plan))
@@ -86,6 +80,20 @@ class Ground:
         self._write_table(plan)
         self.settle()
         return True
+
+    def examine(self, plan: Plan, *, replace: bool = False) -> bool:
+        """Whether the table for a plan is there; raises as :meth:`begin` would, and writes nothing."""
+        known = self.known_plan(self._folder)
+        same = known is not None and _shape(known) == _shape(plan)
+        if known is not None and not same and not replace:
+            raise FlattenChangedError(
+                f"the target {self.target.name} was divided for other volumes or sizes than the source has now"
+            )
+        if same and self._table_is_there(plan):
+            return True
+        if same and not self._table_is_gone(plan) and not replace:
+            raise FlattenChangedError(f"somebody else changed the partition table of {self.target.name}")
+        return False
 
     def parts(self, plan: Plan) -> dict[int, PartTarget]:
         """Each partition that something is copied to, by its number; the caller closes them."""
@@ -200,6 +208,13 @@ def _load(folder: OsFolder, name: str) -> dict[str, Any] | None:
             f"the record {name} of a flattened target is none", remedy="begin anew with --replace"
         )
     return said
+
+
+def settle_all(grounds: Iterable[Ground]) -> None:
+    """Settle each, also where one fails; the first failure is raised."""
+    with contextlib.ExitStack() as exits:
+        for ground in grounds:
+            exits.callback(ground.settle)
 
 
 def part_slot(slot: str, number: int) -> str:

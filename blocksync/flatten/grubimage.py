@@ -96,6 +96,20 @@ def same_modules(guest: Guest, modules: Path, folder: str) -> None:
         guest.write(f"{folder}/{module.name}", content)
 
 
+def search_for(home: Part, path: str) -> str:
+    """What GRUB runs first: it looks on all disks for the filesystem with its files.
+
+    Args:
+        home, path: where these lie, and their path there.
+
+    Raises:
+        BootLoaderError: the filesystem has no UUID to be found by.
+    """
+    if not home.uuid:
+        raise BootLoaderError(f"the filesystem of {home.called}, which holds {path}, has no UUID")
+    return f"search.fs_uuid {home.uuid} root\nset prefix=($root)'{path}'\n"
+
+
 def make_image(
     modules: Path, platform: str, home: Part, *, prefix: str, config: str | None, more: tuple[str, ...]
 ) -> bytes:

@@ -1,4 +1,4 @@
-"""``blocksync flatten``: disks of this machine to a target of this machine, each volume with its own manifest.
+"""``blocksync flatten``: disks of this machine to targets of this machine, each volume with its own manifest.
 
 The volumes go as a group of ordinary passes: the sender, receiver, journal and refusals are those of ``copy``, so
 that a second run sends what changed, and a run that was cut short goes on. The repair comes last; what it wrote is
@@ -8,8 +8,10 @@ read again before the next pass, which puts the source's bytes back and is repai
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from blocksync.engine.cancel import Cancel
@@ -18,7 +20,8 @@ from blocksync.engine.local import local_receiver, local_route
 from blocksync.engine.sending import Route
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import local_folder
-from blocksync.flatten.ground import Ground, part_slot
+from blocksync.errors import FlattenSectorError, UsageError
+from blocksync.flatten.ground import Ground, part_slot, settle_all
 from blocksync.flatten.plan import Copy, Plan
 from blocksync.flatten.refusals import Wishes
 from blocksync.flatten.repair import RepairReport, RepairWishes, repair
@@ -42,13 +45,31 @@ def wishes_of(options: FlattenOptions) -> Wishes:
         grow=dict(options.grow),
         encrypted=frozenset(options.encrypted),
         names=options.names,
+        targets=1 + len(options.onto),
+        place=dict(options.place),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Site:
+    """A target of this machine that is being flattened to.
+
+    Args:
+        slot: what its parts' slots begin with.
+        folder: of the state.
+        known: it was divided before, by us.
+    """
+
+    slot: str
+    folder: Path
+    ground: Ground
+    known: bool
 
 
 def flatten_disks(
     disks: Sequence[Source], target_path: str, state: Path, options: FlattenOptions, cancel: Cancel
 ) -> FlattenResult:
-    """Flatten open disks to a local target.
+    """Flatten open disks to a local target, or to that and those of ``options.onto``.
 
     Raises:
         FlattenRefusedError: the layout, before anything is written.
@@ -56,72 +77,120 @@ def flatten_disks(
         GroupIncompleteError: some volumes failed; what is durable stays.
         FlattenError: the repair.
     """
-    refuse_itself(target_path, [disk.name for disk in disks])
-    plan = plan_for(disks, wishes_of(options))
-    folder = local_folder(state, target_path) / "flatten"
+    paths = (target_path, *options.onto)
+    if len({os.path.realpath(path) for path in paths}) != len(paths):
+        raise UsageError("a target is named twice")
+    for path in paths:
+        refuse_itself(path, [disk.name for disk in disks])
+    wishes = wishes_of(options)
+    plan = plan_for(disks, wishes)
     with contextlib.ExitStack() as exits:
-        ground_folder = exits.enter_context(OsFolder(folder / "ground"))
-        known = Ground.known_plan(ground_folder) is not None
-        target = exits.enter_context(
-            open_target(
-                target_path,
-                create_size=plan.size if options.create else None,
-                overwrite=options.overwrite or known,
-                state_dir=state,
-            )
-        )
-        # Again, now that the target's size and sectors are known.
-        plan = plan_for(
-            disks, wishes_of(options), target_bytes=target.size, target_sector_bytes=target.sector_bytes
-        )
-        ground = Ground(target, ground_folder, lambda: _forget(folder))
-        ground.begin(plan, replace=options.replace or (options.overwrite and not known))
+        sites = [
+            _opened(exits, index, path, state, alone.size, options)
+            for index, (path, alone) in enumerate(zip(paths, plan.targets, strict=True))
+        ]
+        targets = [site.ground.target for site in sites]
+        plan = _divided(disks, sites, wishes, options)
         found = exits.enter_context(pieces(disks, plan))
-        group = _copied(found, ground, plan, folder, options, cancel)
-        ground.settle()
+        group = _copied(found, sites, plan, options, cancel)
+        grounds = [site.ground for site in sites]
+        settle_all(grounds)
         report = RepairReport(root=0, changed=(), diff="")
         if options.repair:
-            wishes = RepairWishes(initramfs=options.rebuild_initramfs, skip=frozenset(options.skip))
+            wanted = RepairWishes(initramfs=options.rebuild_initramfs, skip=frozenset(options.skip))
             try:
-                report = repair(target, plan, wishes, touch=ground.touch)
+                report = repair(targets, plan, wanted, touch=lambda part: grounds[part.target].touch([part.number]))
             finally:
-                ground.settle()
+                settle_all(grounds)
     return FlattenResult(
         group=group,
         table=plan.table,
-        partitions=tuple((copy.to, copy.name) for copy in plan.copies),
+        partitions=tuple((copy.to, copy.name) for _, copy in plan.placed()),
         root=report.root,
         changed=report.changed,
         loaders=report.loaders,
         notes=(*plan.notes, *report.notes),
+        tables=tuple(alone.table for alone in plan.targets),
+        targets=tuple(index + 1 for index, _ in plan.placed()),
+        root_target=report.root_target,
     )
 
 
+def _divided(disks: Sequence[Source], sites: Sequence[_Site], wishes: Wishes, options: FlattenOptions) -> Plan:
+    """Plan again, now that the targets' sizes and sectors are known, and write the tables where they are not there."""
+    targets = [site.ground.target for site in sites]
+    sectors = {target.sector_bytes for target in targets}
+    if len(sectors) > 1:
+        raise FlattenSectorError("the targets count in sectors of different sizes")
+    plan = plan_for(
+        disks, wishes, target_bytes=[target.size for target in targets], target_sector_bytes=sectors.pop()
+    )
+    works = [
+        (site.ground, alone, options.replace or (_consented(options, index) and not site.known))
+        for index, (site, alone) in enumerate(zip(sites, plan.targets, strict=True))
+    ]
+    for ground, alone, replace in works:  # all of them, before any is written to
+        ground.examine(alone, replace=replace)
+    for ground, alone, replace in works:
+        ground.begin(alone, replace=replace)
+    return plan
+
+
+def _consented(options: FlattenOptions, index: int) -> bool:
+    """Whether a target may be overwritten; each is consented to by its own name."""
+    if not index:
+        return options.overwrite
+    return options.onto[index - 1] in options.overwrite_onto
+
+
+def _opened(
+    exits: contextlib.ExitStack, index: int, path: str, state: Path, size: int, options: FlattenOptions
+) -> _Site:
+    folder = local_folder(state, path) / "flatten"
+    ground_folder = exits.enter_context(OsFolder(folder / "ground"))
+    known = Ground.known_plan(ground_folder) is not None
+    target = exits.enter_context(
+        open_target(
+            path,
+            create_size=size if options.create else None,
+            overwrite=known or _consented(options, index),
+            state_dir=state,
+        )
+    )
+    ground = Ground(target, ground_folder, lambda: _forget(folder))
+    slot = f"{_SLOT}-{index + 1}" if index else _SLOT
+    return _Site(slot=slot, folder=folder, ground=ground, known=known)
+
+
 def _copied(
-    found: list[tuple[Copy, Source]],
-    ground: Ground,
+    found: list[tuple[int, Copy, Source]],
+    sites: list[_Site],
     plan: Plan,
-    folder: Path,
     options: FlattenOptions,
     cancel: Cancel,
 ) -> GroupResult:
     slots: dict[str, Slot] = {}
+    folders: dict[str, Path] = {}
     with contextlib.ExitStack() as exits:
-        targets = ground.parts(plan)
-        for target in targets.values():
-            exits.callback(target.close)
-        for number, target in targets.items():
-            name = part_slot(_SLOT, number)
-            slots[name] = Slot(name, target, OsFolder(folder / f"p{number}"))
-            exits.callback(slots[name].close)
+        for site, alone in zip(sites, plan.targets, strict=True):
+            targets = site.ground.parts(alone)
+            for target in targets.values():
+                exits.callback(target.close)
+            for number, target in targets.items():
+                name = part_slot(site.slot, number)
+                slots[name] = Slot(name, target, OsFolder(site.folder / f"p{number}"))
+                exits.callback(slots[name].close)
+                folders[name] = site.folder / f"p{number}-copy"
         receiver = local_receiver(slots)
 
         @contextlib.contextmanager
         def route(slot: str) -> Iterator[Route]:
-            with local_route(receiver, folder / f"{slot.rpartition('.')[2]}-copy") as way:
+            with local_route(receiver, folders[slot]) as way:
                 yield way
 
-        members = [Member(source=source, slot=part_slot(_SLOT, copy.to)) for copy, source in found]
+        members = [
+            Member(source=source, slot=part_slot(sites[index].slot, copy.to)) for index, copy, source in found
+        ]
         wanted = SendOptions(
             to="",
             digest=options.digest,

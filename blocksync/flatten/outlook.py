@@ -66,29 +66,30 @@ def outlook(disks: Sequence[Source], plan: Plan) -> Outlook:
 def _system(disks: Sequence[Source], plan: Plan) -> Iterator[tuple[Guest, list[str]]]:
     aliases = plan.alias_map()
     with pieces(disks, plan) as found:
-        trees: dict[int, Tree] = {}
-        for copy, source in found:
+        trees: dict[tuple[int, int], Tree] = {}
+        for index, copy, source in found:
             kind = _READERS.get(copy.filesystem)
             if kind is not None:
                 with contextlib.suppress(LayoutError):
-                    trees[copy.to] = _FilesTree(kind(SourceReader(source)), copy.name)
-        roots = [number for number, tree in trees.items() if _is_root(tree, plan, number, aliases)]
+                    trees[index, copy.to] = _FilesTree(kind(SourceReader(source)), copy.name)
+        targets = plan.targets
+        places = {(index, copy.to): _part(index, copy, targets[index]) for index, copy in plan.placed()}
+        roots = [place for place, tree in trees.items() if _is_root(tree, places[place], aliases)]
         if not roots:
             raise FlattenError("no volume with ext2/3/4 or XFS holds the system")
         guest = Guest(trees[roots[0]])
         notes = []
         for device, where in sorted(_mounts(guest), key=lambda each: each[1]):
-            number = next((c.to for c in plan.copies if matches(device, _part(c, plan), aliases)), 0)
-            if number in trees:
-                guest.attach(where, trees[number])
+            place = next((place for place, part in places.items() if matches(device, part, aliases)), (0, 0))
+            if place in trees:
+                guest.attach(where, trees[place])
             else:
                 notes.append(f"which files will be edited below {where} ({device}) is not known before the copy")
-        yield guest, [*notes, *_absent(guest, plan, aliases)]
+        yield guest, [*notes, *_absent(guest, list(places.values()), aliases)]
 
 
-def _absent(guest: Guest, plan: Plan, aliases: AliasMap) -> Iterator[str]:
+def _absent(guest: Guest, parts: Sequence[Part], aliases: AliasMap) -> Iterator[str]:
     """What fstab mounts from disks that are not given: it will not be on the target."""
-    parts = [_part(copy, plan) for copy in plan.copies]
     opened = opened_names(guest)
     for device, where, options in fstab_entries(guest.read("/etc/fstab", _MOST_FSTAB_BYTES) or b""):
         if not _ON_A_DISK.match(device) or device in opened:
@@ -106,8 +107,7 @@ def _absent(guest: Guest, plan: Plan, aliases: AliasMap) -> Iterator[str]:
         )
 
 
-def _is_root(tree: Tree, plan: Plan, number: int, aliases: AliasMap) -> bool:
-    part = next(_part(copy, plan) for copy in plan.copies if copy.to == number)
+def _is_root(tree: Tree, part: Part, aliases: AliasMap) -> bool:
     return any(where == "/" and matches(device, part, aliases) for device, where in _fstab(Guest(tree)))
 
 
@@ -123,7 +123,13 @@ def _fstab(guest: Guest) -> list[tuple[str, str]]:
     return [(device, where) for device, where, _ in fstab_entries(text)]
 
 
-def _part(copy: Copy, plan: Plan) -> Part:
+def _part(index: int, copy: Copy, plan: Plan) -> Part:
+    """What a copy becomes.
+
+    Args:
+        index: of its target.
+        plan: of that.
+    """
     new = plan.slice(copy.to)
     return Part(
         number=copy.to,
@@ -135,6 +141,7 @@ def _part(copy: Copy, plan: Plan) -> Part:
         uuid=copy.uuid,
         label=copy.label,
         name=new.name,
+        target=index,
     )
 
 

@@ -1,27 +1,29 @@
-"""From the layout of some disks to the layout of one with standard partitions. Pure: nothing is read or written here.
+"""From the layout of some disks to that of one or several with standard partitions. Pure: nothing is read or written.
 
 What a plan holds follows from the disks alone (identities too, they are derived and not drawn), so that the next pass
 makes the same plan and finds the partitions it made. Partitions that are none of LVM's are kept, with their numbers
-where the new table allows; each logical volume becomes one partition, in the numbers that are free.
+where the new table allows; each logical volume becomes one partition, in the numbers that are free. What goes to
+which of several targets is :mod:`~blocksync.flatten.placing`'s; each of them then has a plan like any other.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from blocksync.errors import (
     FlattenNothingError,
     FlattenSpaceError,
     FlattenTableError,
-    UsageError,
 )
-from blocksync.flatten.aliases import Alias, AliasMap, volume_alias
+from blocksync.flatten.aliases import Alias, AliasMap, partition_names, volume_alias
 from blocksync.flatten.kinds import BIOS_BOOT_TYPE, ESP_TYPE, LINUX_TYPE, SWAP_TYPE, SWAPS, blkid_name, type_in
+from blocksync.flatten.placing import Share, flattened_volumes, growth, kept_partitions, shares
 from blocksync.flatten.refusals import Wishes, is_flattened, refusals
 from blocksync.flatten.table import ALIGNMENT_BYTES, GPT_ENTRIES, MBR_MOST_PARTITIONS, Slice, table_tail_bytes
-from blocksync.volumes.layout import Disk, Layout, Partition, Volume
+from blocksync.volumes.layout import Layout, Partition
 
 _NAMES = uuid.UUID("0f3a3c1e-5d0e-5c8e-9a53-6a1c1f7b2d10")  # of ours: identities are derived in it
 _MBR_REACH_BYTES = (1 << 32) - 1
@@ -61,7 +63,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A target to be.
+    """A target to be, and those beside it.
 
     Args:
         table: ``gpt`` or ``mbr``.
@@ -72,7 +74,8 @@ class Plan:
         copies: what goes where.
         aliases: names and what replaces them.
         grown: numbers of the partitions that are larger than what they hold by wish.
-        notes: what the reader should know.
+        notes: what the reader should know, about all targets.
+        beside: the further targets, in their order; they have none beside them.
     """
 
     table: str
@@ -85,21 +88,42 @@ class Plan:
     aliases: tuple[Alias, ...]
     grown: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    beside: tuple[Plan, ...] = ()
+
+    @property
+    def targets(self) -> tuple[Plan, ...]:
+        """The plan of each target alone."""
+        return (dataclasses.replace(self, beside=()) if self.beside else self, *self.beside)
+
+    def placed(self) -> tuple[tuple[int, Copy], ...]:
+        """What is copied, each with the index of its target."""
+        return tuple((index, copy) for index, target in enumerate(self.targets) for copy in target.copies)
 
     def alias_map(self) -> AliasMap:
-        return AliasMap(self.aliases, self.table)
+        """The names of all targets' content."""
+        targets = self.targets
+        found = [
+            dataclasses.replace(alias, target=index)
+            for index, target in enumerate(targets)
+            for alias in target.aliases
+        ]
+        return AliasMap(found, *(target.table for target in targets))
 
     def slice(self, number: int) -> Slice:
         return next(part for part in self.slices if part.number == number)
 
 
 def make_plan(
-    layout: Layout, wishes: Wishes | None = None, *, target_bytes: int | None = None, target_sector_bytes: int = 512
+    layout: Layout,
+    wishes: Wishes | None = None,
+    *,
+    target_bytes: Sequence[int] = (),
+    target_sector_bytes: int = 512,
 ) -> Plan:
-    """Plan the target.
+    """Plan the targets.
 
     Args:
-        target_bytes: its size where it exists already.
+        target_bytes: the size of each that exists already.
 
     Raises:
         FlattenRefusedError: and its kinds; nothing was written.
@@ -109,41 +133,78 @@ def make_plan(
     refused = refusals(layout, wanted, target_sector_bytes)
     if refused:
         raise refused[0]
-    return _Planning(layout, wanted, target_bytes, target_sector_bytes).plan()
+    volumes = flattened_volumes(layout)
+    if not volumes:
+        raise FlattenNothingError("the disks hold no logical volume that can become a partition")
+    grow = growth(volumes, wanted)
+    plans: list[Plan] = []
+    for share in shares(layout, wanted):
+        room = target_bytes[share.index] if share.index < len(target_bytes) else None
+        known = {plan.identity for plan in plans}
+        plans.append(_Planning(layout, wanted, share, grow, room, target_sector_bytes, known).plan())
+    notes = [*_notes(layout), *(note for plan in plans for note in plan.notes)]
+    beside = tuple(dataclasses.replace(plan, notes=()) for plan in plans[1:])
+    return dataclasses.replace(plans[0], notes=tuple(notes), beside=beside)
+
+
+def _notes(layout: Layout) -> Iterator[str]:
+    """What concerns no single target."""
+    for group in layout.groups:
+        for volume in group.volumes:
+            if volume.visible and not is_flattened(volume):
+                yield f"{volume.path} is a snapshot or a pool: it is left behind"
+    contents = [part.filesystem for _, part in kept_partitions(layout)]
+    contents += [volume.filesystem for volume in flattened_volumes(layout)]
+    uuids = [content.uuid for content in contents if content and content.uuid]
+    twice = sorted({found for found in uuids if uuids.count(found) > 1})
+    if twice:
+        yield f"several filesystems have the UUID {', '.join(twice)}: fstab cannot tell them apart"
 
 
 class _Planning:
-    """One plan in the making."""
+    """The plan of one target in the making.
 
-    def __init__(self, layout: Layout, wishes: Wishes, target_bytes: int | None, sector_bytes: int) -> None:
+    Args:
+        share: what goes there.
+        grow: bytes of partitions by the paths of their volumes.
+        target_bytes: its size, where it exists already.
+        known: identities of the targets before it.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        wishes: Wishes,
+        share: Share,
+        grow: Mapping[str, int],
+        target_bytes: int | None,
+        sector_bytes: int,
+        known: set[str],
+    ) -> None:
         self.layout = layout
         self.wishes = wishes
+        self.index = share.index
+        self.called = f"target {share.index + 1}" if wishes.targets > 1 else "the target"
+        self.first = share.disks[0] if share.disks else None
+        self.volumes = share.volumes
+        self.kept = share.kept
+        self.grow = grow
         self.target_bytes = target_bytes
         self.sector_bytes = sector_bytes
+        self.known = known
         self.notes: list[str] = []
-        self.volumes = [volume for group in layout.groups for volume in group.volumes if is_flattened(volume)]
-        self.skipped = [
-            volume
-            for group in layout.groups
-            for volume in group.volumes
-            if volume.visible and not is_flattened(volume)
-        ]
-        self.kept = list(_kept(layout))
-        self.grow = self._grow()
         # Whatever identifies the source: the same disks give the same identities.
-        self.seed = "/".join([*(disk.identity for disk in layout.disks), *(group.uuid for group in layout.groups)])
+        seed = "/".join([*(disk.identity for disk in layout.disks), *(group.uuid for group in layout.groups)])
+        self.seed = f"{seed}@{share.index}" if share.index else seed
 
     def plan(self) -> Plan:
-        if not self.volumes:
-            raise FlattenNothingError("the disks hold no logical volume that can become a partition")
-        self.notes += [f"{volume.path} is a snapshot or a pool: it is left behind" for volume in self.skipped]
         firmware = self._firmware()
         table = self._table()
         numbers = self._numbers(table)
         slices, copies, aliases, grown = [], [], [], []
         at = ALIGNMENT_BYTES
         identity = self._identity(table)
-        bios_boot = table == "gpt" and firmware != "uefi"
+        bios_boot = table == "gpt" and firmware != "uefi" and not self.index
         if bios_boot and not any(part.type_id == BIOS_BOOT_TYPE for _, part in self.kept):
             number = self._free(numbers.values(), table)
             slices.append(self._slice(number, at, ALIGNMENT_BYTES, BIOS_BOOT_TYPE, "bios_grub"))
@@ -174,49 +235,32 @@ class _Planning:
 
     # -- parts ------------------------------------------------------------------------------------------------
 
-    def _grow(self) -> dict[str, int]:
-        grown: dict[str, int] = {}
-        for name, size in self.wishes.grow.items():
-            found = [volume for volume in self.volumes if name in (volume.name, volume.path)]
-            if len(found) != 1:
-                there = ", ".join(volume.path for volume in self.volumes)
-                raise UsageError(f"--grow {name} names {'several volumes' if found else 'no volume'}: {there}")
-            if size < found[0].size:
-                raise UsageError(
-                    f"--grow {name}: the volume has {found[0].size} bytes, and partitions do not shrink"
-                )
-            grown[found[0].path] = size
-        for name in self.wishes.encrypted:
-            if not any(volume.path == name for volume in self.volumes):
-                raise UsageError(f"--encrypted {name} names no volume", remedy="name it as VG/LV")
-        return grown
-
     def _firmware(self) -> str:
-        types = [part.type_id for _, part in self.kept]
+        types = [part.type_id for _, part in kept_partitions(self.layout)]
         uefi = ESP_TYPE in types or "0xef" in types
         bios = BIOS_BOOT_TYPE in types or any(disk.table == "mbr" for disk in self.layout.disks[:1])
         if uefi:
             return "both" if BIOS_BOOT_TYPE in types else "uefi"
-        if not bios:
+        if not bios and not self.index:
             self.notes.append("the first disk shows no way to boot: it is prepared for a BIOS")
         return "bios"
 
     def _table(self) -> str:
-        first = self.layout.disks[0].table
+        first = self.layout.disks[self.first].table if self.first is not None else ""
         wanted = self.wishes.table or first or "gpt"
         if wanted == "gpt":
             if first == "mbr":
-                self.notes.append("the target gets a GUID partition table instead of a master boot record")
+                self.notes.append(f"{self.called} gets a GUID partition table instead of a master boot record")
             return "gpt"
         partitions = len(self.volumes) + sum(part.type_id != BIOS_BOOT_TYPE for _, part in self.kept)
         total = sum(_aligned(volume.size) for volume in self.volumes) + sum(part.size for _, part in self.kept)
-        total += sum(max(0, size) for size in self.grow.values())
+        total += sum(self.grow.get(volume.path, 0) for volume in self.volumes)
         if partitions <= MBR_MOST_PARTITIONS and total < _MBR_REACH_BYTES * self.sector_bytes:
             return "mbr"
         why = f"{partitions} partitions" if partitions > MBR_MOST_PARTITIONS else "2 TiB"
         if self.wishes.table == "mbr":
             raise FlattenTableError(f"a master boot record holds 4 partitions below 2 TiB, and this needs {why}")
-        self.notes.append(f"the target gets a GUID partition table: a master boot record cannot hold {why}")
+        self.notes.append(f"{self.called} gets a GUID partition table: a master boot record cannot hold {why}")
         return "gpt"
 
     def _numbers(self, table: str) -> dict[tuple[int, int] | str, int]:
@@ -225,7 +269,7 @@ class _Planning:
         kept = [(disk, part) for disk, part in self.kept if table == "gpt" or part.type_id != BIOS_BOOT_TYPE]
         taken: dict[tuple[int, int] | str, int] = {}
         for disk, part in kept:
-            if disk == 0 and 1 <= part.number <= min(most, 128) and part.number not in taken.values():
+            if disk == self.first and 1 <= part.number <= min(most, 128) and part.number not in taken.values():
                 taken[disk, part.number] = part.number
         for disk, part in kept:
             if (disk, part.number) not in taken:
@@ -243,8 +287,8 @@ class _Planning:
         return number
 
     def _identity(self, table: str) -> str:
-        first = self.layout.disks[0]
-        if first.table == table and first.identity:
+        first = self.layout.disks[self.first] if self.first is not None else None
+        if first is not None and first.table == table and first.identity and first.identity not in self.known:
             return first.identity
         derived = uuid.uuid5(_NAMES, self.seed)
         return str(derived) if table == "gpt" else f"{derived.time_low or 1:08x}"
@@ -298,7 +342,7 @@ class _Planning:
             uuid=content.uuid if content else "",
             label=content.label if content else "",
         )
-        names = tuple(self._partition_names(key[0], part.number))
+        names = partition_names(self.wishes.names, key[0], part.number)
         fresh = self._partuuid(table, identity, number, part.name, part)
         if part.uuid and part.uuid != fresh:
             names += (f"PARTUUID={part.uuid}", f"/dev/disk/by-partuuid/{part.uuid}")
@@ -339,53 +383,11 @@ class _Planning:
             return f"{identity}-{number:02x}"
         return self._slice(number, 0, 0, LINUX_TYPE, name, old, table).uuid
 
-    def _partition_names(self, disk: int, number: int) -> Iterator[str]:
-        names: Sequence[str]
-        if self.wishes.names:
-            names = self.wishes.names[disk] if disk < len(self.wishes.names) else ()
-        elif disk < 26:
-            letter = chr(ord("a") + disk)
-            names = (*(f"/dev/{kind}{letter}" for kind in ("sd", "vd", "xvd", "hd")), f"/dev/nvme{disk}n1")
-        else:
-            names = ()
-        for name in names:
-            if not number:
-                yield name
-            elif name.startswith("/dev/disk/"):
-                yield f"{name}-part{number}"
-            else:
-                yield f"{name}{'p' if name[-1:].isdigit() else ''}{number}"
-
     def _check(self, table: str, end: int, size: int) -> None:
-        uuids = [found for found in _uuids(self.kept, self.volumes) if found]
-        twice = sorted({found for found in uuids if uuids.count(found) > 1})
-        if twice:
-            self.notes.append(f"several filesystems have the UUID {', '.join(twice)}: fstab cannot tell them apart")
         if table == "mbr" and end > _MBR_REACH_BYTES * self.sector_bytes:
             raise FlattenTableError("a master boot record reaches 2 TiB, and the partitions end beyond")
         if self.target_bytes is not None and self.target_bytes < size:
-            raise FlattenSpaceError(f"the partitions need {size} bytes, and the target has {self.target_bytes}")
-
-
-def _uuids(kept: list[tuple[int, Partition]], volumes: list[Volume]) -> Iterator[str]:
-    for _, part in kept:
-        yield part.filesystem.uuid if part.filesystem else ""
-    for volume in volumes:
-        yield volume.filesystem.uuid if volume.filesystem else ""
-
-
-def _kept(layout: Layout) -> Iterator[tuple[int, Partition]]:
-    """Partitions that hold something and are none of LVM's; a whole disk with a filesystem counts as partition 0."""
-    for index, disk in enumerate(layout.disks):
-        for part in disk.partitions:
-            if not part.container and not part.physical:
-                yield index, part
-        if not disk.table and not disk.physical and disk.filesystem is not None:
-            yield index, _whole(disk)
-
-
-def _whole(disk: Disk) -> Partition:
-    return Partition(number=0, offset=0, size=disk.size, type_id="0x83", uuid="", filesystem=disk.filesystem)
+            raise FlattenSpaceError(f"the partitions need {size} bytes, and {self.called} has {self.target_bytes}")
 
 
 def _aligned(size: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from blocksync.errors import ProtocolError
 from blocksync.flatten.aliases import MOST_VOLUMES, Alias
+from blocksync.flatten.placing import MOST_TARGETS
 from blocksync.flatten.plan import Copy, Plan
 from blocksync.flatten.table import GPT_ENTRIES, Slice
 
@@ -37,6 +38,13 @@ def from_json(said: object) -> Plan:
     Raises:
         ProtocolError: it is none, or a field is out of bounds.
     """
+    plan = _plan(said)
+    beside = said.get("beside", []) if isinstance(said, dict) else []
+    return dataclasses.replace(plan, beside=tuple(_plan(each) for each in _list(beside, MOST_TARGETS - 1)))
+
+
+def _plan(said: object) -> Plan:
+    """Of one target; what a further one has beside it is not looked at."""
     fields = _object(said, Plan)
     plan = Plan(
         table=_one_of(fields["table"], ("gpt", "mbr")),
@@ -118,7 +126,8 @@ def _alias(said: object) -> Alias:
 
 
 def _object(said: object, kind: type) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(kind)]
+    # These two are not needed: one target has none beside it, and of several their order says which is meant.
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in ("beside", "target")]
     if not isinstance(said, dict) or any(name not in said for name in names):
         _refuse(f"a {kind.__name__.lower()} lacks a field")
     return said

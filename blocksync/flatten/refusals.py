@@ -30,12 +30,16 @@ class Wishes:
         grow: bytes of the partition of a volume, by ``VG/LV`` or ``LV``; at least the volume's size.
         encrypted: volumes with LUKS that may move as they are, by ``VG/LV``.
         names: what the system calls each disk (``("/dev/sda",)``), in their order; guessed where there are none.
+        targets: how many there are.
+        place: the target of a volume, from 1, by ``VG/LV`` or ``LV``; others go where most of them lies.
     """
 
     table: str = ""
     grow: Mapping[str, int] = field(default_factory=dict)
     encrypted: frozenset[str] = frozenset()
     names: tuple[tuple[str, ...], ...] = ()
+    targets: int = 1
+    place: Mapping[str, int] = field(default_factory=dict)
 
 
 def refusals(layout: Layout, wishes: Wishes, target_sector_bytes: int = 512) -> list[FlattenRefusedError]:

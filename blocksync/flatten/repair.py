@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from blocksync.errors import FlattenError, GuestFileError, ProtocolError
@@ -21,7 +22,7 @@ from blocksync.flatten.grow import grow_filesystem
 from blocksync.flatten.initramfs import rebuild_initramfs
 from blocksync.flatten.mounts import privately
 from blocksync.flatten.plan import Plan
-from blocksync.flatten.system import System, Touch, assembled, look_at
+from blocksync.flatten.system import System, TargetDisk, Touch, assembled, look_at
 from blocksync.flatten.tree import Guest
 from blocksync.targets.base import Target
 
@@ -46,7 +47,7 @@ class RepairReport:
     """What the repair did, or would do.
 
     Args:
-        root: number of the partition with the system.
+        root: number of the partition with the system, on target ``root_target``, which counts from 1.
         changed: ``(rule, path)`` of each file.
         diff: of them.
         loaders: what was done about booting, in lines.
@@ -58,48 +59,73 @@ class RepairReport:
     diff: str
     loaders: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    root_target: int = 1
 
 
-def repair(target: Target, plan: Plan | None, wishes: RepairWishes, *, touch: Touch | None = None) -> RepairReport:
-    """Repair the system on a target.
+def repair(
+    targets: Sequence[Target], plan: Plan | None, wishes: RepairWishes, *, touch: Touch | None = None
+) -> RepairReport:
+    """Repair the system on a target, or on several.
 
     Args:
-        target: open and ours; its name is its path.
+        targets: open and ours; their names are their paths. In the plan's order, where there is a plan.
         plan: None takes the one that an earlier repair left in the system.
-        touch: told the numbers of partitions before they are written to.
+        touch: told of partitions before they are written to.
 
     Raises:
         FlattenError: and its kinds.
     """
-    work: Callable[[], RepairReport] = lambda: _repair(target, plan, wishes, touch)  # noqa: E731 - typed for below
+    work: Callable[[], RepairReport] = lambda: _repair(targets, plan, wishes, touch)  # noqa: E731 - typed for below
     return privately(work) if os.geteuid() == 0 else work()
 
 
-def _repair(target: Target, plan: Plan | None, wishes: RepairWishes, touch: Touch | None) -> RepairReport:
-    disk = look_at(target.name)
+def _repair(
+    targets: Sequence[Target], plan: Plan | None, wishes: RepairWishes, touch: Touch | None
+) -> RepairReport:
+    disk = look_at(*(target.name for target in targets))
     known = plan
     if known is None:
         with assembled(disk, None, write=False) as system:
             known = recorded_plan(system.guest)
         if known is None:
+            paths = ", ".join(target.name for target in targets)
             raise FlattenError(
-                f"the system on {target.name} has no record of being flattened",
+                f"the system on {paths} has no record of being flattened",
                 remedy="flatten it with blocksync flatten SOURCE TARGET, which knows its volumes' names",
             )
+        disk = in_order(disk, known)
     aliases = known.alias_map()
+    first = next(target for target in targets if target.name == disk.path)
     with assembled(disk, aliases, write=not wishes.dry_run, touch=touch) as system:
-        report = _repair_system(target, system, known, aliases, wishes)
+        report = _repair_system(first, system, known, aliases, wishes)
     if not wishes.dry_run:
-        grown = [grow_filesystem(disk, number) for number in known.grown]
-        target.sync()
-        return RepairReport(
-            root=report.root,
-            changed=report.changed,
-            diff=report.diff,
-            loaders=report.loaders,
-            notes=(*report.notes, *grown),
-        )
+        grown = [
+            grow_filesystem(each, number)
+            for each, part in zip(disk.disks, known.targets, strict=True)
+            for number in part.grown
+        ]
+        for target in targets:
+            target.sync()
+        return dataclasses.replace(report, notes=(*report.notes, *grown))
     return report
+
+
+def in_order(disk: TargetDisk, plan: Plan) -> TargetDisk:
+    """The targets of a system in the order of its plan, whatever order they were named in.
+
+    Raises:
+        FlattenError: they are not all of them, or others.
+    """
+    wanted = [target.identity for target in plan.targets]
+    given = {each.identity: each.path for each in disk.disks}
+    if len(wanted) == len(disk.disks) == 1:
+        return disk  # whatever became of its identity since
+    if len(given) != len(disk.disks) or sorted(given) != sorted(wanted):
+        raise FlattenError(
+            f"the system lies on {len(wanted)} targets, and these are not they: {', '.join(given.values())}",
+            remedy="name all its targets together, and no others: blocksync flatten --check TARGET TARGET2",
+        )
+    return look_at(*(given[identity] for identity in wanted))
 
 
 def _repair_system(
@@ -116,6 +142,7 @@ def _repair_system(
         system.guest.sync()
     return RepairReport(
         root=system.root.number,
+        root_target=system.root.target + 1,
         changed=tuple((change.rule, change.path) for change in changes),
         diff=diff(changes),
         loaders=loaders.done,

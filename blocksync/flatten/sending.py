@@ -63,8 +63,9 @@ def transfer_flattened(
     with opening() as disks:
         plan = _plan(disks, flatten)
         foreseen = disks[0].identity, disks[0].size
-        names = [disk.name for disk in disks]
-    slot = _slot(reach, options.send.slot)
+    slot = _slot(reach, options.send.slot, flatten.onto)
+    slots, beside = (slot, *flatten.onto), ",".join(flatten.onto)
+    shape = [alone.slices for alone in plan.targets]
     consented = [options.send.replace]
     truth = _Truth(reach.outlooks().of(slot, *foreseen))
 
@@ -72,7 +73,7 @@ def transfer_flattened(
     def opened(taking: Taking) -> Iterator[list[Source]]:
         with opening() as disks:
             now = _plan(disks, flatten)
-            if now.slices != plan.slices:
+            if [alone.slices for alone in now.targets] != shape:
                 raise FlattenChangedError("the volumes changed their sizes while they were being sent")
             # Each time: the receiver may have been started anew since. Consent is for the first one alone.
             wanted = DivideRequest(
@@ -81,19 +82,23 @@ def transfer_flattened(
                 replace=consented[0],
                 plan=record.to_json(now),
                 marks=marks_of(names),
+                beside=beside,
             )
             with truth.timed("divide"):
                 reach.control.divide(wanted)
             consented[0] = False
             with pieces(disks, now, taking) as found:
-                yield [source for _, source in found]
+                yield [source for _, _, source in found]
 
     result = Operation(
         state=state,
         reach=reach,
         opening=lambda: opened(still),
         snapshots=lambda: opened(moving),
-        disks=[DiskSpec(source=device_of(copy, names), slot=part_slot(slot, copy.to)) for copy in plan.copies],
+        disks=[
+            DiskSpec(source=device_of(copy, names), slot=part_slot(slots[index], copy.to))
+            for index, copy in plan.placed()
+        ],
         options=options,
         cancel=cancel,
     ).run()
@@ -102,7 +107,7 @@ def transfer_flattened(
     said: dict[str, object] = {}
     if mend:
         with truth.timed("repair"):
-            said = reach.control.finish(FinishRequest(version=CONTROL_VERSION, slot=slot))
+            said = reach.control.finish(FinishRequest(version=CONTROL_VERSION, slot=slot, beside=beside))
         if said.get("boot") is not None:
             truth.forget("repair")  # a trial boot was in it
     return result, dataclasses.replace(_told(plan, result, said), forecasts=truth.forecasts(result.passes))
@@ -152,14 +157,17 @@ def device_of(copy: Copy, disks: Sequence[str]) -> str:
     return device if device.startswith("/dev/") and Path(device).exists() else copy.name
 
 
-def _slot(reach: Reach, named: str) -> str:
-    granted = reach.slots([named])
+def _slot(reach: Reach, named: str, onto: tuple[str, ...]) -> str:
+    """The slot of the first target; where it is not named, the only one that is left beside those of ``onto``."""
+    if len({named, *onto}) != 1 + len(onto):
+        raise UsageError("one slot is named twice", remedy="name each target's slot once")
+    granted = [slot for slot in reach.slots([named, *onto]) if slot not in onto]
     if named:
         return named
     if len(granted) != 1:
         raise UsageError(
             f"the receiver has {len(granted)} slots for this machine: {', '.join(granted)}",
-            remedy="name one of them with --slot",
+            remedy="name one of them with --slot, and further targets with --onto",
         )
     return granted[0]
 
@@ -169,12 +177,15 @@ def _told(plan: Plan, result: TransferResult, said: dict[str, object]) -> Flatte
     return FlattenResult(
         group=GroupResult(disks=result.disks, seconds=result.seconds),
         table=plan.table,
-        partitions=tuple((copy.to, copy.name) for copy in plan.copies),
+        partitions=tuple((copy.to, copy.name) for _, copy in plan.placed()),
         root=_number(said.get("root", 0)),
         changed=tuple(_pairs(said.get("changed", []))),
         loaders=tuple(_texts(said.get("loaders", []))),
         notes=(*plan.notes, *_texts(said.get("notes", []))),
         boot=boot if isinstance(boot, dict) else None,
+        tables=tuple(alone.table for alone in plan.targets),
+        targets=tuple(index + 1 for index, _ in plan.placed()),
+        root_target=_number(said.get("root_target", 1)),
     )
 
 

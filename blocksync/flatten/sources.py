@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -30,7 +31,7 @@ def layout_of(disks: Sequence[Source]) -> Layout:
 
 
 def plan_for(
-    disks: Sequence[Source], wishes: Wishes, *, target_bytes: int | None = None, target_sector_bytes: int = 512
+    disks: Sequence[Source], wishes: Wishes, *, target_bytes: Sequence[int] = (), target_sector_bytes: int = 512
 ) -> Plan:
     """The plan for open disks; a device of this machine tells its own names.
 
@@ -41,7 +42,7 @@ def plan_for(
     names = wishes.names
     if not names and all(disk.name.startswith("/dev/") for disk in disks):
         names = tuple(device_names(disk.name) for disk in disks)
-    wanted = Wishes(table=wishes.table, grow=wishes.grow, encrypted=wishes.encrypted, names=names)
+    wanted = dataclasses.replace(wishes, names=names)
     return make_plan(layout, wanted, target_bytes=target_bytes, target_sector_bytes=target_sector_bytes)
 
 
@@ -65,8 +66,8 @@ def is_live(copy: Copy) -> str:
 @contextlib.contextmanager
 def pieces(
     disks: Sequence[Source], plan: Plan, taking: Taking | None = None
-) -> Iterator[list[tuple[Copy, Source]]]:
-    """Each piece as a source of its own.
+) -> Iterator[list[tuple[int, Copy, Source]]]:
+    """Each piece as a source of its own, with the index of its target.
 
     Args:
         disks: open; they stay the caller's, and stay open until this ends.
@@ -74,22 +75,21 @@ def pieces(
             latter when left out.
     """
     on_devices = all(disk.name.startswith("/dev/") for disk in disks)
-    active = [copy for copy in plan.copies if on_devices and is_live(copy)]
+    active = [(index, copy) for index, copy in plan.placed() if on_devices and is_live(copy)]
     with contextlib.ExitStack() as exits:
-        opened = exits.enter_context((taking or _as_they_are)([is_live(copy) for copy in active]))
-        live = {copy.to: source for copy, source in zip(active, opened, strict=True)}
-        found: list[tuple[Copy, Source]] = []
-        for copy in plan.copies:
-            if copy.to in live:
-                found.append((copy, live[copy.to]))
-            elif copy.disk is not None and not copy.partition:
-                found.append((copy, disks[copy.disk]))
-            else:
+        opened = exits.enter_context((taking or _as_they_are)([is_live(copy) for _, copy in active]))
+        live = {(index, copy.to): source for (index, copy), source in zip(active, opened, strict=True)}
+        found: list[tuple[int, Copy, Source]] = []
+        for index, copy in plan.placed():
+            source = live.get((index, copy.to))
+            if source is None and copy.disk is not None and not copy.partition:
+                source = disks[copy.disk]
+            elif source is None:
                 below = disks if copy.volume else [disks[copy.disk or 0]]
                 place = f"{copy.group}/{copy.volume}" if copy.volume else str(copy.partition)
                 source = VolumeSource(_borrowed(below), place)
                 exits.callback(source.close)
-                found.append((copy, source))
+            found.append((index, copy, source))
         yield found
 
 

@@ -8,6 +8,7 @@ where they are filesystems of their own.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,12 +28,14 @@ _MOUNTABLE = ("ext2", "ext3", "ext4", "xfs", "btrfs")
 _SUBVOLUMES = ("", "subvol=root", "subvol=@", "subvol=@rootfs")
 _MOST_FSTAB_BYTES = 1 << 20
 
-Touch = Callable[[list[int]], None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A partition of the target, as it is."""
+    """A partition of a target, as it is.
+
+    Args:
+        target: index of that, and ``path`` where it lies.
+    """
 
     number: int
     offset: int
@@ -43,9 +46,20 @@ class Part:
     uuid: str = ""
     label: str = ""
     name: str = ""
+    target: int = 0
+    path: str = ""
 
-    def place(self, path: str) -> Place:
+    @property
+    def called(self) -> str:
+        """What a person calls it."""
+        return f"partition {self.number}" + (f" of target {self.target + 1}" if self.target else "")
+
+    def place(self, path: str = "") -> Place:
+        path = path or self.path
         return Place(path=path, offset=self.offset, size=self.size, kind=self.kind, uuid=self.uuid)
+
+
+Touch = Callable[[Part], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +70,8 @@ class TargetDisk:
         path: of the target.
         table: ``gpt``, ``mbr`` or empty.
         holds_lvm: a partition, or the disk, is a physical volume still.
+        identity: of the table.
+        beside: the further targets of the same system, in their order; the firmware boots this one.
     """
 
     path: str
@@ -64,14 +80,30 @@ class TargetDisk:
     sector_bytes: int
     parts: tuple[Part, ...]
     holds_lvm: bool
+    identity: str = ""
+    beside: tuple[TargetDisk, ...] = ()
+
+    @property
+    def disks(self) -> tuple[TargetDisk, ...]:
+        """This one and those beside it."""
+        return (self, *self.beside)
+
+    @property
+    def all_parts(self) -> tuple[Part, ...]:
+        return tuple(part for disk in self.disks for part in disk.parts)
 
 
-def look_at(path: str) -> TargetDisk:
-    """Read a target's layout.
+def look_at(path: str, *beside: str) -> TargetDisk:
+    """Read the layout of a target, and of those beside it.
 
     Raises:
-        TargetError: it cannot be read.
+        TargetError: one cannot be read.
     """
+    first, *others = (_look_at(each, index) for index, each in enumerate((path, *beside)))
+    return dataclasses.replace(first, beside=tuple(others))
+
+
+def _look_at(path: str, index: int) -> TargetDisk:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -85,12 +117,13 @@ def look_at(path: str) -> TargetDisk:
         table=disk.table,
         size=disk.size,
         sector_bytes=disk.sector_bytes,
-        parts=tuple(_parts(disk)),
+        parts=tuple(_parts(disk, path, index)),
         holds_lvm=bool(disk.physical) or any(part.physical for part in disk.partitions),
+        identity=disk.identity,
     )
 
 
-def _parts(disk: Disk) -> Iterator[Part]:
+def _parts(disk: Disk, path: str, index: int) -> Iterator[Part]:
     for part in disk.partitions:
         found = part.filesystem
         kind = found.kind if found else ""
@@ -104,12 +137,14 @@ def _parts(disk: Disk) -> Iterator[Part]:
             uuid=found.uuid if found else "",
             label=found.label if found else "",
             name=part.name,
+            target=index,
+            path=path,
         )
 
 
-def firmware_of(path: str) -> str:
-    """``uefi`` where a target has an EFI system partition and no place for a BIOS' loader, else ``bios``."""
-    types = [part.type_id for part in look_at(path).parts]
+def firmware_of(path: str, *beside: str) -> str:
+    """``uefi`` where targets have an EFI system partition and no place for a BIOS' loader, else ``bios``."""
+    types = [part.type_id for part in look_at(path, *beside).all_parts]
     return "uefi" if (ESP_TYPE in types or "0xef" in types) and BIOS_BOOT_TYPE not in types else "bios"
 
 
@@ -118,7 +153,7 @@ class System:
     """A system that is open for reading or repair.
 
     Args:
-        disk: its target.
+        disk: its target, the first of several.
         guest: its files.
         homes: by mount point: the partition, and the path inside its filesystem that is shown there.
         folders: by mount point: where it is mounted, for a chroot; only where it is.
@@ -156,7 +191,7 @@ def assembled(
     Args:
         aliases: names that fstab may still use.
         write: mount for writing.
-        touch: told the numbers of partitions that are about to be mounted for writing.
+        touch: told of each partition that is about to be mounted for writing.
 
     Raises:
         GuestMountError: no root filesystem is found, or it cannot be mounted.
@@ -164,18 +199,18 @@ def assembled(
     root, option = _find_root(disk, aliases)
     with contextlib.ExitStack() as exits:
         if write and touch is not None:
-            touch([root.number])
-        tree, folder, inside = _open(exits, disk, root, write=write, options=option)
+            touch(root)
+        tree, folder, inside = _open(exits, root, write=write, options=option)
         system = System(disk=disk, guest=Guest(tree), homes={"/": (root, inside)})
         if folder:
             system.folders["/"] = folder
         for where, part, options in _wanted(system, aliases):
             if write and touch is not None:
-                touch([part.number])
+                touch(part)
             try:
-                tree, folder, inside = _open(exits, disk, part, write=write, options=options)
+                tree, folder, inside = _open(exits, part, write=write, options=options)
             except FlattenError as error:
-                system.notes.append(f"{where} (partition {part.number}) cannot be reached: {error.message}")
+                system.notes.append(f"{where} ({part.called}) cannot be reached: {error.message}")
                 continue
             system.guest.attach(where, tree)
             system.homes[where] = (part, inside)
@@ -187,17 +222,17 @@ def assembled(
 def _find_root(disk: TargetDisk, aliases: AliasMap | None) -> tuple[Part, str]:
     candidates: list[tuple[Part, str, bool]] = []
     refusals: list[str] = []
-    for part in disk.parts:
+    for part in disk.all_parts:
         if part.kind not in _MOUNTABLE:
             continue
         for option in _SUBVOLUMES if part.kind == "btrfs" else ("",):
             try:
                 with contextlib.ExitStack() as exits:
-                    tree, _, _ = _open(exits, disk, part, write=False, options=option)
+                    tree, _, _ = _open(exits, part, write=False, options=option)
                     text = Guest(tree).read("/etc/fstab", _MOST_FSTAB_BYTES)
             except FlattenError as error:
                 if not option:
-                    refusals.append(f"partition {part.number}: {error.message}")
+                    refusals.append(f"{part.called}: {error.message}")
                 continue
             if text is not None:
                 mine = any(
@@ -208,8 +243,9 @@ def _find_root(disk: TargetDisk, aliases: AliasMap | None) -> tuple[Part, str]:
     candidates.sort(key=lambda found: not found[2])
     if not candidates:
         why = f" ({'; '.join(refusals)})" if refusals else ""
+        paths = ", ".join(each.path for each in disk.disks)
         raise GuestMountError(
-            f"no partition of {disk.path} holds a system: none has an /etc/fstab{why}",
+            f"no partition of {paths} holds a system: none has an /etc/fstab{why}",
             remedy="a disk of data alone needs no repair: --no-repair",
         )
     return candidates[0][:2]
@@ -221,7 +257,7 @@ def _wanted(system: System, aliases: AliasMap | None) -> list[tuple[str, Part, s
     for device, where, options in fstab_entries(text):
         if where.rstrip("/") not in _NEEDED:
             continue
-        part = next((part for part in system.disk.parts if matches(device, part, aliases)), None)
+        part = next((part for part in system.disk.all_parts if matches(device, part, aliases)), None)
         if part is None or (part.kind not in _MOUNTABLE and part.kind != "vfat"):
             system.notes.append(f"{where} is on {device}, which is no filesystem of this target")
             continue
@@ -242,7 +278,7 @@ def matches(device: str, part: Part, aliases: AliasMap | None) -> bool:
     """Whether fstab's name of a device means this partition."""
     alias = aliases.find(device) if aliases is not None else None
     if alias is not None:
-        return alias.number == part.number
+        return (alias.target, alias.number) == (part.target, part.number)
     for prefix in (
         "/dev/disk/by-uuid/",
         "/dev/disk/by-partuuid/",
@@ -259,29 +295,25 @@ def matches(device: str, part: Part, aliases: AliasMap | None) -> bool:
     return bool(equals and value and mine) and (value.lower() == str(mine).lower())
 
 
-def _open(
-    exits: contextlib.ExitStack, disk: TargetDisk, part: Part, *, write: bool, options: str
-) -> tuple[Tree, str, str]:
+def _open(exits: contextlib.ExitStack, part: Part, *, write: bool, options: str) -> tuple[Tree, str, str]:
     """A filesystem as a tree, the folder where it is mounted (if so), and the path in it that is the tree's top."""
     if os.geteuid() != 0:
-        return _open_unprivileged(exits, disk, part, write=write)
+        return _open_unprivileged(exits, part, write=write)
     try:
-        tree, folder = exits.enter_context(mounted(part.place(disk.path), read_only=not write, options=options))
+        tree, folder = exits.enter_context(mounted(part.place(), read_only=not write, options=options))
     except GuestMountError:
         if part.kind != "vfat":
             raise
-        return exits.enter_context(contextlib.closing(FatTree(disk.path, part.offset))), "", "/"
+        return exits.enter_context(contextlib.closing(FatTree(part.path, part.offset))), "", "/"
     return tree, folder, _top(folder)
 
 
-def _open_unprivileged(
-    exits: contextlib.ExitStack, disk: TargetDisk, part: Part, *, write: bool
-) -> tuple[Tree, str, str]:
+def _open_unprivileged(exits: contextlib.ExitStack, part: Part, *, write: bool) -> tuple[Tree, str, str]:
     if part.kind == "vfat":
-        return exits.enter_context(contextlib.closing(FatTree(disk.path, part.offset))), "", "/"
+        return exits.enter_context(contextlib.closing(FatTree(part.path, part.offset))), "", "/"
     if part.kind not in ("ext2", "ext3", "ext4"):
         raise GuestMountError(f"{part.kind} can only be reached by root", remedy="run as root")
-    return exits.enter_context(contextlib.closing(ExtTree(disk.path, part.offset, write=write))), "", "/"
+    return exits.enter_context(contextlib.closing(ExtTree(part.path, part.offset, write=write))), "", "/"
 
 
 def _top(folder: str) -> str:

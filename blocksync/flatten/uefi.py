@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from blocksync.errors import BootLoaderError
 from blocksync.flatten.changes import keep_original
 from blocksync.flatten.efiprograms import LOADERS, is_signed, names_volume, started_by
-from blocksync.flatten.grubimage import UEFI, make_image, modules_of, same_modules
+from blocksync.flatten.grubimage import UEFI, make_image, modules_of, same_modules, search_for
 from blocksync.flatten.system import Part, System
 from blocksync.flatten.tree import Guest
 
@@ -221,34 +220,24 @@ class _Mending:
         if not self._guest.kind(config):
             if not self._home.uuid:
                 return False
-            self._guest.write(config, f"{self._search()}configfile $prefix/grub.cfg\n".encode())
+            search = search_for(self._home, self._path)
+            self._guest.write(config, f"{search}configfile $prefix/grub.cfg\n".encode())
         self._put(folder.grub, signed)
         folder.image = signed
         self._done.append(f"the system's own signed GRUB stands at {folder.grub}, reading {config}")
         return True
 
-    def _search(self) -> str:
-        return f"search.fs_uuid {self._home.uuid} root\nset prefix=($root)'{self._path}'\n"
-
     def _image(self) -> tuple[bytes, str]:
-        if not self._home.uuid:
-            raise BootLoaderError(
-                f"the filesystem of partition {self._home.number}, which holds {self._folder}, has no UUID"
-            )
+        search = search_for(self._home, self._path)
         if self._built is None:
             with modules_of(self._guest, UEFI) as (modules, whose):
-                image = make_image(
-                    modules, UEFI, self._home, prefix=self._path, config=self._search(), more=("fat",)
-                )
+                image = make_image(modules, UEFI, self._home, prefix=self._path, config=search, more=("fat",))
                 same_modules(self._guest, modules, f"{self._folder}/{UEFI}")
             self._built = image, whose
         return self._built
 
     def _told(self, place: str, whose: str) -> str:
-        return (
-            f"GRUB for UEFI rebuilt at {place}, reading {self._path} on partition {self._home.number} "
-            f"({whose} modules)"
-        )
+        return f"GRUB for UEFI rebuilt at {place}, reading {self._path} on {self._home.called} ({whose} modules)"
 
     def _put(self, place: str, image: bytes) -> None:
         before = _read(self._guest, place)

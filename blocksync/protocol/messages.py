@@ -203,8 +203,8 @@ class VerifyAnswer(Message):
 class DivideRequest(Message):
     """A sender asks for a slot's target to be divided into partitions, each of which is then a slot.
 
-    ``plan`` is an object of flatten's own (docs/FLATTEN.md); it is checked by whoever divides. ``marks`` as in
-    :class:`OpenRequest`.
+    ``beside`` names the slots of further targets of the same system, with commas between. ``plan`` is an object of
+    flatten's own (docs/FLATTEN.md); it is checked by whoever divides. ``marks`` as in :class:`OpenRequest`.
     """
 
     version: int
@@ -212,6 +212,7 @@ class DivideRequest(Message):
     replace: bool
     plan: dict[str, Any]
     marks: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,10 +226,14 @@ class DivideAnswer(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishRequest(Message):
-    """A sender asks for a divided target to be made bootable, now that all its parts are committed."""
+    """A sender asks for a divided target to be made bootable, now that all its parts are committed.
+
+    ``beside`` names the slots of the further targets that were divided together with it.
+    """
 
     version: int
     slot: str
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

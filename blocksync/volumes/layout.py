@@ -20,6 +20,7 @@ from blocksync.volumes.lvm_disk import PhysicalVolume, has_label, read_physical_
 from blocksync.volumes.lvm_mapping import open_volume
 from blocksync.volumes.partitions import partition_reader, read_partitions
 from blocksync.volumes.reader import Reader
+from blocksync.volumes.weights import weigh
 
 __all__ = ["Disk", "Filesystem", "Group", "Layout", "Partition", "Physical", "Volume", "read_layout"]
 
@@ -121,6 +122,7 @@ class Volume:
         visible: False for parts of other volumes (images, logs, a pool's data).
         origin: of a snapshot; else empty.
         physical: UUIDs of the physical volumes that its own segments lie on.
+        weights: bytes on each physical volume, by its UUID; of what lies below the volume too (images, a pool).
         filesystem: what lies in it, where it can be read and that is recognised.
         refusal: why it cannot be read, in words; empty where it can.
         code: of that error, as ``BS1005``.
@@ -134,6 +136,7 @@ class Volume:
     visible: bool = True
     origin: str = ""
     physical: tuple[str, ...] = ()
+    weights: tuple[tuple[str, int], ...] = ()
     filesystem: Filesystem | None = None
     refusal: str = ""
     code: str = ""
@@ -318,6 +321,7 @@ def read_all_groups(parts: Iterable[Iterable[Part]]) -> tuple[list[tuple[lvm_gro
 
 
 def _group(group: lvm_groups.Group, places: Places) -> Group:
+    weights = weigh(group)
     return Group(
         name=group.name,
         uuid=group.uuid,
@@ -335,12 +339,16 @@ def _group(group: lvm_groups.Group, places: Places) -> Group:
             )
             for member in group.members.values()
         ),
-        volumes=tuple(_volume(group, volume) for volume in group.volumes.values()),
+        volumes=tuple(
+            _volume(group, volume, tuple(weights[volume.name].items())) for volume in group.volumes.values()
+        ),
         notes=group.notes,
     )
 
 
-def _volume(group: lvm_groups.Group, volume: lvm_groups.LogicalVolume) -> Volume:
+def _volume(
+    group: lvm_groups.Group, volume: lvm_groups.LogicalVolume, weights: tuple[tuple[str, int], ...]
+) -> Volume:
     snapshot = group.snapshots.get(volume.name)
     filesystem: Filesystem | None = None
     refusal = code = ""
@@ -358,6 +366,7 @@ def _volume(group: lvm_groups.Group, volume: lvm_groups.LogicalVolume) -> Volume
         visible=volume.visible,
         origin=snapshot.origin if snapshot else _thin_origin(volume),
         physical=tuple(dict.fromkeys(_physicals(group, volume))),
+        weights=weights,
         filesystem=filesystem,
         refusal=refusal,
         code=code,

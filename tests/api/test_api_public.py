@@ -24,9 +24,9 @@ FUNCTIONS = {
     "atransfer": "disks, options",
     "averify": "source, options",
     "bench": "source=, options=, *cancel=",
-    "boot_test": "target, options=, *cancel=",
+    "boot_test": "target, options=, *beside=, *cancel=",
     "check": "options",
-    "check_flattened": "target",
+    "check_flattened": "target, *beside=",
     "clean_snapshots": "*kept=, *state_dir=",
     "copy": "source, target, options=, *cancel=",
     "default_state_dir": "",
@@ -38,10 +38,10 @@ FUNCTIONS = {
     "limit_transfer": "which, changes, state_dir=",
     "manifests": "state_dir=",
     "peers": "state_dir=",
-    "plan_flatten": "sources, options=",
+    "plan_flatten": "sources, options=, *targets=",
     "rebuild": "slot, target, state_dir=, *progress=, *cancel=",
     "receive": "options, *cancel=",
-    "repair_flattened": "target, *dry_run=, *rebuild_initramfs=, *skip=, *state_dir=",
+    "repair_flattened": "target, *beside=, *dry_run=, *rebuild_initramfs=, *skip=, *state_dir=",
     "revoke": "who, state_dir=",
     "send": "source, options, *cancel=",
     "send_disks": "disks, options, *cancel=",
@@ -72,9 +72,11 @@ RECORDS = {
     "Finding": "code severity what remedy exit_code",
     "FlattenOptions": (
         "create overwrite state_dir digest block_bytes replace table grow encrypted names repair "
-        "rebuild_initramfs skip progress"
+        "rebuild_initramfs skip onto place overwrite_onto progress"
     ),
-    "FlattenResult": "group table partitions root changed loaders notes boot forecasts",
+    "FlattenResult": (
+        "group table partitions root changed loaders notes boot forecasts tables targets root_target"
+    ),
     "GroupResult": "disks seconds",
     "Limits": "bandwidth read max_latency nice",
     "Listening": "control_port data_port code fingerprint slots status_port codes",

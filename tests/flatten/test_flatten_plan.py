@@ -235,9 +235,9 @@ def test_encrypted_content_moves_when_it_is_named() -> None:
 
 def test_a_target_that_is_too_small_is_refused() -> None:
     needed = make_plan(simple(volume("root", GIB))).size
-    make_plan(simple(volume("root", GIB)), target_bytes=needed)
+    make_plan(simple(volume("root", GIB)), target_bytes=[needed])
     with pytest.raises(FlattenSpaceError):
-        make_plan(simple(volume("root", GIB)), target_bytes=needed - 512)
+        make_plan(simple(volume("root", GIB)), target_bytes=[needed - 512])
 
 
 def written(plan_table: str, identity: str, slices: tuple[Slice, ...], size: int, path: Path) -> bytes:

@@ -1,9 +1,9 @@
 """The campaign of flatten: systems with their root on LVM are flattened, looked at and booted.
 
 ``python -m tests.vm.flattening [--local | --rebuild | --negative] [--results FILE] [SYSTEM…]`` runs all that are
-named, or all there are (then also ``data-disk``, ``bios-mbr`` with a disk of data that fstab names by device, and two
-that rebuild their initramfs), and writes a line of JSON each. Without ``--local`` a system goes over TLS on loopback,
-as ``blocksync send --flatten`` sends it.
+named, or all there are (then also ``data-disk``, ``bios-mbr`` with a disk of data that fstab names by device, two that
+rebuild their initramfs, and those of ``APART``, which go onto two targets), and writes a line of JSON each. Without
+``--local`` a system goes over TLS on loopback, as ``blocksync send --flatten`` sends it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from blocksync.flatten.bootloader import located_boot, located_core
 from blocksync.flatten.bootsigns import plain
 from blocksync.flatten.boottest import BootReport, boot_test
 from blocksync.options import FlattenOptions
+from tests.vm.apart import with_data
 from tests.vm.base import run as run_tool
 from tests.vm.systems import (
     PV_START_BYTES,
@@ -35,6 +36,7 @@ from tests.vm.systems import (
     fs_uuid,
     working_copy,
 )
+from tests.vm.wire import sent, sent_apart
 
 BOOT_SECONDS = 1500.0
 MIB = 1 << 20
@@ -55,14 +57,17 @@ class Seen:
     markers: dict[str, str]
 
 
-def booted(target: Path, recipe: Recipe, folder: Path) -> tuple[BootReport, Seen | None]:
-    """Boot a target until it has reported."""
+def booted(
+    target: Path, recipe: Recipe, folder: Path, *, beside: Sequence[Path] = ()
+) -> tuple[BootReport, Seen | None]:
+    """Boot a target, with those beside it, until it has reported."""
     report = boot_test(
         str(target),
         firmware="uefi" if recipe.uefi else "bios",
         folder=folder,
         seconds=BOOT_SECONDS,
         until=_END,
+        beside=[str(path) for path in beside],
     )
     text = plain(Path(report.console).read_bytes())
     return report, seen(text) if _END in text else None
@@ -101,8 +106,14 @@ def seen(text: str) -> Seen:
     )
 
 
-def faults(recipe: Recipe, report: BootReport, told: Seen | None) -> list[str]:
-    """What is not as it should be; nothing where the system came up whole from standard partitions."""
+def faults(
+    recipe: Recipe, report: BootReport, told: Seen | None, *, second: frozenset[str] = frozenset()
+) -> list[str]:
+    """What is not as it should be; nothing where the system came up whole from standard partitions.
+
+    Args:
+        second: what is mounted from the second disk; all else is from the first.
+    """
     if told is None:
         return [f"no report: {report.verdict}: {report.seen}", *report.notices]
     found = list(report.notices)
@@ -111,7 +122,7 @@ def faults(recipe: Recipe, report: BootReport, told: Seen | None) -> list[str]:
     wanted |= {"/boot/efi"} if recipe.uefi else set()
     for where in sorted(wanted):
         device = told.mounts.get(where, ("nothing", ""))[0]
-        if not device.startswith("/dev/vda"):
+        if not device.startswith("/dev/vdb" if where in second else "/dev/vda"):
             found.append(f"{where} is mounted from {device}")
     swaps = sum(volume.where == "swap" for volume in recipe.volumes)
     if len([swap for swap in told.swaps if swap.startswith("/dev/vda")]) != swaps:
@@ -167,8 +178,6 @@ def run(recipe: Recipe, *, local: bool, rebuild: bool = False, data: bool = Fals
             options = FlattenOptions(create=True, state_dir=folder / "state", rebuild_initramfs=rebuild)
             api.flatten([str(disk) for disk in disks], str(target), options)
         else:
-            from tests.vm.wire import sent
-
             sent(disks, target, folder)
         copied = time.monotonic()
         left = [f"{each.code} {each.where}" for each in api.check_flattened(str(target))]
@@ -184,6 +193,68 @@ def run(recipe: Recipe, *, local: bool, rebuild: bool = False, data: bool = Fals
         "mounts": told.mounts if told else {},
         "build_seconds": round(built - began),
         "flatten_seconds": round(copied - built, 1),
+        "boot_seconds": report.seconds,
+        "accelerated": report.accelerated,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apart:
+    """A system with a second disk of data, which goes onto two targets.
+
+    Args:
+        base: its recipe.
+        place: as ``--place`` has it.
+        second: what is then mounted from the second target.
+    """
+
+    base: str
+    second: frozenset[str]
+    place: tuple[tuple[str, int], ...] = ()
+
+
+_DATA = (
+    Lv(name="home", where="/data", kind="xfs", mib=320),
+    Lv(name="db-1", where="/srv", kind="ext4", mib=64),
+)
+APART = {
+    # As it was: the system on the first disk, the data on the second.
+    "apart": Apart(base="bios-mbr", second=frozenset({"/data", "/srv"})),
+    "apart-uefi": Apart(base="uefi", second=frozenset({"/data", "/srv"})),
+    # The root volume, with /boot in it, on the second: GRUB's core on the first has to look for it.
+    "crossed": Apart(base="bios-gpt", place=(("root", 2), ("home", 1)), second=frozenset({"/", "/srv"})),
+}
+
+
+def run_apart(name: str, *, local: bool) -> dict[str, object]:
+    """Flatten a system of two disks onto two targets, look and boot."""
+    case = APART[name]
+    with tempfile.TemporaryDirectory(prefix="flattening-") as folder_name:
+        folder = Path(folder_name)
+        recipe, disks = with_data(RECIPES[case.base], _DATA, folder)
+        targets = [folder / "first.img", folder / "second.img"]
+        began = time.monotonic()
+        if local:
+            options = FlattenOptions(
+                create=True, state_dir=folder / "state", onto=(str(targets[1]),), place=case.place
+            )
+            api.flatten([str(disk) for disk in disks], str(targets[0]), options)
+        else:
+            sent_apart(disks, targets, folder, FlattenOptions(onto=("vm2",), place=case.place))
+        copied = time.monotonic()
+        found = api.check_flattened(str(targets[0]), beside=[str(targets[1])])
+        report, told = booted(targets[0], recipe, folder / "boot", beside=targets[1:])
+        wrong = faults(recipe, report, told, second=case.second)
+    left = [f"{each.code} {each.where}" for each in found]
+    return {
+        "system": name,
+        "way": "local" if local else "TLS",
+        "ok": not wrong and not left,
+        "faults": wrong,
+        "leftovers": left,
+        "verdict": report.verdict,
+        "mounts": told.mounts if told else {},
+        "flatten_seconds": round(copied - began, 1),
         "boot_seconds": report.seconds,
         "accelerated": report.accelerated,
     }
@@ -278,17 +349,19 @@ def main(words: list[str]) -> int:
     rebuild = "--rebuild" in words
     local = rebuild or "--local" in words
     results = Path(words[words.index("--results") + 1]) if "--results" in words else None
-    names = [word for word in words if word in RECIPES] or list(RECIPES)
+    named = [name for name in (*RECIPES, "data-disk", *APART) if name in words]
+    chosen = named or [*RECIPES, "data-disk", *APART]
     jobs: list[tuple[str, Callable[[], dict[str, object]]]] = []
     if "--negative" in words:
-        jobs = [(case[0], functools.partial(negative, *case)) for case in NEGATIVES if case[0] in names]
+        jobs = [(case[0], functools.partial(negative, *case)) for case in NEGATIVES if case[0] in chosen]
     else:
-        jobs = [(name, functools.partial(run, RECIPES[name], local=local, rebuild=rebuild)) for name in names]
-        if "data-disk" in words:
-            jobs = [job for job in jobs if job[0] in words]
-        if "data-disk" in words or not any(name in words for name in RECIPES):
+        systems = [name for name in RECIPES if name in chosen]
+        jobs = [(name, functools.partial(run, RECIPES[name], local=local, rebuild=rebuild)) for name in systems]
+        if "data-disk" in chosen:
             jobs.append(("data-disk", functools.partial(run, RECIPES["bios-mbr"], local=local, data=True)))
-        if not local and not any(name in words for name in (*RECIPES, "data-disk")):
+        if not rebuild:
+            jobs += [(name, functools.partial(run_apart, name, local=local)) for name in APART if name in chosen]
+        if not local and not named:
             jobs += [(name, functools.partial(run, RECIPES[name], local=True, rebuild=True)) for name in REBUILT]
     good = True
     for name, job in jobs:

@@ -16,9 +16,14 @@ from blocksync.results import FlattenResult, Listening
 
 @contextmanager
 def receiving(
-    target: Path, folder: Path, *, create: int | None = None, boot_test: bool = False
+    target: Path,
+    folder: Path,
+    *,
+    create: int | None = None,
+    boot_test: bool = False,
+    beside: Sequence[TargetSpec] = (),
 ) -> Iterator[Listening]:
-    """A receiver with one target in slot ``vm``, until the block ends."""
+    """A receiver with one target in slot ``vm``, and with those beside it, until the block ends."""
     ready: list[Listening] = []
     up = threading.Event()
     cancel = api.Cancel()
@@ -31,7 +36,7 @@ def receiving(
     def serve() -> None:
         spec = TargetSpec(path=str(target), slot="vm", create_size=create)
         options = ReceiveOptions(
-            targets=(spec,),
+            targets=(spec, *beside),
             listen="127.0.0.1",
             control_port=0,
             data_port=0,
@@ -69,6 +74,7 @@ def flattened(
     replace: bool = False,
     cancel: api.Cancel | None = None,
     limits: Limits | None = None,
+    remove_excluded: bool | None = None,
     **more: Any,
 ) -> FlattenResult:
     """One pass of ``send --flatten`` to a receiver on loopback; ``more`` are fields of the options of the send."""
@@ -80,7 +86,9 @@ def flattened(
         retry_seconds=20,
         **more,
     )
-    wanted = TransferOptions(send=options, verify=verify, limits=limits or Limits())
+    wanted = TransferOptions(
+        send=options, verify=verify, limits=limits or Limits(), remove_excluded=remove_excluded
+    )
     names = [str(disk) for disk in disks]
     return api.transfer_flattened(names, wanted, flatten or FlattenOptions(), cancel=cancel)[1]
 
@@ -90,3 +98,16 @@ def sent(disks: Sequence[Path], target: Path, folder: Path) -> FlattenResult:
     size = api.plan_flatten([str(disk) for disk in disks]).size
     with receiving(target, folder, create=size) as where:
         return flattened(disks, where, folder, verify=True)
+
+
+def sent_apart(
+    disks: Sequence[Path], targets: Sequence[Path], folder: Path, flatten: FlattenOptions
+) -> FlattenResult:
+    """As :func:`sent`, to several targets: the slots ``vm`` and those of ``flatten.onto``."""
+    plan = api.plan_flatten([str(disk) for disk in disks], flatten)
+    beside = [
+        TargetSpec(path=str(path), slot=slot, create_size=alone.size)
+        for path, slot, alone in zip(targets[1:], flatten.onto, plan.beside, strict=True)
+    ]
+    with receiving(targets[0], folder, create=plan.size, beside=beside) as where:
+        return flattened(disks, where, folder, flatten, verify=True, slot="vm")
