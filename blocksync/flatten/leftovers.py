@@ -95,7 +95,7 @@ def file_findings(guest: Guest, aliases: AliasMap) -> Iterator[Leftover]:
 
 def _other_findings(guest: Guest, aliases: AliasMap, seen: set[str]) -> Iterator[Leftover]:
     """Files that no rule knows: nobody but their reader knows what a name means there, so they are only told."""
-    volumes = AliasMap([alias for alias in aliases.aliases if alias.volume], aliases.table)
+    volumes = AliasMap([alias for alias in aliases.aliases if alias.volume], *aliases.tables)
     for path in _others(guest, "/etc") if volumes.aliases else ():
         if path in seen:
             continue

@@ -19,7 +19,7 @@ from blocksync.engine.cancel import Cancel
 from blocksync.engine.operation import Operation
 from blocksync.engine.outlook import Outlook
 from blocksync.engine.reach import Reach
-from blocksync.errors import FlattenChangedError, ProtocolError, UsageError
+from blocksync.errors import FlattenChangedError, ProtocolError, TrustError, UsageError
 from blocksync.flatten import record
 from blocksync.flatten.ground import part_slot
 from blocksync.flatten.local import wishes_of
@@ -63,6 +63,7 @@ def transfer_flattened(
     with opening() as disks:
         plan = _plan(disks, flatten)
         foreseen = disks[0].identity, disks[0].size
+        names = [disk.name for disk in disks]
     slot = _slot(reach, options.send.slot, flatten.onto)
     slots, beside = (slot, *flatten.onto), ",".join(flatten.onto)
     shape = [alone.slices for alone in plan.targets]
@@ -161,9 +162,13 @@ def _slot(reach: Reach, named: str, onto: tuple[str, ...]) -> str:
     """The slot of the first target; where it is not named, the only one that is left beside those of ``onto``."""
     if len({named, *onto}) != 1 + len(onto):
         raise UsageError("one slot is named twice", remedy="name each target's slot once")
-    granted = [slot for slot in reach.slots([named, *onto]) if slot not in onto]
+    granted = reach.slots([named, *onto])
+    missing = next((slot for slot in (named, *onto) if slot and slot not in granted), None)
+    if missing is not None:
+        raise TrustError(f"this machine has no grant for slot {missing}")
     if named:
         return named
+    granted = [slot for slot in granted if slot not in onto]
     if len(granted) != 1:
         raise UsageError(
             f"the receiver has {len(granted)} slots for this machine: {', '.join(granted)}",

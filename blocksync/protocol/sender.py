@@ -6,6 +6,7 @@ import json
 
 from blocksync.errors import (
     BlocksyncError,
+    FlattenError,
     IncompleteError,
     IntegrityError,
     NetworkError,
@@ -133,6 +134,7 @@ for _kind in (
     PeerError,
     NetworkError,
     IntegrityError,
+    FlattenError,
     TrustError,
 ):
     _register(_kind)

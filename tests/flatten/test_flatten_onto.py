@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -250,7 +251,7 @@ def test_unfit_targets_are_refused_before_any_is_written(disks: list[Path], targ
     image(targets[0], enough[0])
     image(targets[1], enough[1] - MIB)
     with pytest.raises(FlattenSpaceError, match="target 2 has"):
-        local(disks, targets)
+        local(disks, targets, create=False)
     targets[1].write_bytes(b"precious" * (enough[1] // 8))
     with pytest.raises(TargetRefusedError):
         local(disks, targets)
@@ -394,7 +395,7 @@ def test_slots_that_are_too_small_or_taken_are_refused_before_any_is_written(
     needed = sizes(disks)
     short = [needed[0], needed[1] - MIB]
     with receiving(targets[0], tmp_path, create=needed[0], beside=offered(targets, short)) as where:
-        with pytest.raises(FlattenSpaceError, match="vm2"):
+        with pytest.raises(FlattenSpaceError, match="vm2 has"):
             flattened(disks, where, tmp_path, ONTO)
         assert not any(targets[0].read_bytes())
         assert not any(targets[1].read_bytes())
@@ -414,9 +415,11 @@ def test_the_receiver_counts_slots_itself(disks: list[Path], targets: list[Path]
             DivideRequest(version=CONTROL_VERSION, slot=slot, replace=False, plan=plan, beside=beside)
         )
 
-    with receiving(targets[0], tmp_path, create=needed[0], beside=offered(targets, needed)) as where:
+    with (
+        receiving(targets[0], tmp_path, create=needed[0], beside=offered(targets, needed)) as where,
+        contextlib.closing(Reach(tmp_path / "sender", f"127.0.0.1:{where.control_port}", where.code)) as reach,
+    ):
         flattened(disks, where, tmp_path, ONTO)
-        reach = Reach(tmp_path / "sender", f"127.0.0.1:{where.control_port}", None)
         wrongs: list[tuple[Callable[[], None], type[Exception]]] = [
             (lambda: asked(reach, "vm", ""), ProtocolError),
             (lambda: asked(reach, "vm", "vm2,vm2"), PeerError),
