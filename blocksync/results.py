@@ -105,7 +105,8 @@ class SendResult:
         excluded: ``(file, bytes)`` of content that was left out, at most 1000; a file of a partition or logical
             volume as ``#2:/path``. On the target such a file has its name and its size, and zeros for content.
         excluded_files, excluded_bytes: of all of them.
-        excluded_names: what the patterns name of them, at most 5000; a folder stands for all below it.
+        excluded_names: what the patterns name of them, at most 100,000; a folder stands for all below it. The
+            command's JSON has the first 5000, and counts the others in ``unnamed``.
         unnamed: how many more they name.
         removal: what became of these names, where :func:`~blocksync.api.copy` was to remove them.
         predicted: of a first pass for which there was an estimate, ``(likeliest, least, most)`` seconds.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 
 import click
 
-from blocksync.cli.cutover import end_of, summary, told_removals
+from blocksync.cli.cutover import end_of, facts_of, summary, told_removals
 from blocksync.cli.display import showing
 from blocksync.cli.parameters import block_size, common
 from blocksync.cli.sending import patterns, rescue_option, used_options
@@ -85,5 +84,5 @@ def copy(
             error.remedy = error.remedy.replace("--create SIZE", "--create")
             raise
     removal = told_removals([result], [result.removal] if result.removal is not None else [])
-    session.output.result({"command": "copy", **dataclasses.asdict(result)}, *summary(result, target), *removal)
+    session.output.result({"command": "copy", **facts_of(result)}, *summary(result, target), *removal)
     return end_of(result)

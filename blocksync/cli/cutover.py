@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from blocksync.transfers.figures import TransferResult
 
 MAX_RANGES_SHOWN = 20
+MOST_NAMES_SHOWN = 5000
 CONSISTENCY = {
     "live": "read live: consistent only if nobody wrote to it meanwhile",
     "crash": "a snapshot of this disk at one instant, as after a power cut",
@@ -187,11 +188,22 @@ def tell_event(session: Session, event: TransferEvent, *, alone: bool) -> None:
     session.output.event(event.kind, {"transfer": event.transfer, **facts}, *lines)
 
 
+def facts_of(result: SendResult | DiskOutcome | TransferResult) -> dict[str, Any]:
+    """A result as JSON has it; names of excluded files no more than a line should hold, the others counted."""
+    facts = dataclasses.asdict(result)
+    disks = [disk.get("result") for disk in facts.get("disks", ())]
+    for each in (facts, facts.get("result"), *disks):
+        if each and len(each.get("excluded_names", ())) > MOST_NAMES_SHOWN:
+            each["unnamed"] += len(each["excluded_names"]) - MOST_NAMES_SHOWN
+            each["excluded_names"] = each["excluded_names"][:MOST_NAMES_SHOWN]
+    return facts
+
+
 def tell_disks(session: Session, outcomes: Sequence[object]) -> None:
     """What became of each disk of a transfer of several."""
     for outcome in outcomes:
         assert isinstance(outcome, DiskOutcome)
-        facts = dataclasses.asdict(outcome)
+        facts = facts_of(outcome)
         if outcome.result is None:
             session.output.event("disk", facts, f"{outcome.source}: NOT committed: {outcome.error}")
             continue
@@ -201,7 +213,7 @@ def tell_disks(session: Session, outcomes: Sequence[object]) -> None:
 
 def conclude(session: Session, result: TransferResult, to: str) -> None:
     """The end of a transfer's run."""
-    facts = dataclasses.asdict(result)
+    facts = facts_of(result)
     last = _last_words(result, to)
     if len(result.disks) > 1:
         tell_disks(session, result.disks)
@@ -211,7 +223,7 @@ def conclude(session: Session, result: TransferResult, to: str) -> None:
     sent = result.disks[0].result
     assert sent is not None
     del facts["disks"]
-    own = dataclasses.asdict(sent)
+    own = facts_of(sent)
     session.output.result(
         {"command": "send", **facts, **own, "consistency": result.consistency},
         *summary(sent, f"slot {sent.slot}", final=result.state == "finished"),

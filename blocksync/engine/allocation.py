@@ -14,7 +14,7 @@ from blocksync.errors import LayoutError, SourceError, UsageError
 from blocksync.extents import Extent, overlay
 from blocksync.sources.base import Source
 from blocksync.volumes.allocation import DiskMap
-from blocksync.volumes.files import MOST_MATCHED, MOST_NAMED
+from blocksync.volumes.files import MOST_NAMED
 from blocksync.volumes.patterns import Rules, in_volume
 from blocksync.volumes.reader import SourceReader
 
@@ -134,6 +134,6 @@ def allocated(source: Source, *, all_blocks: bool, exclude: Sequence[str] = ()) 
         excluded=tuple(named[:MOST_NAMED]),
         excluded_files=sum(part.files for _, part in parts),
         excluded_bytes=sum(part.total for _, part in parts),
-        excluded_names=tuple(names[:MOST_MATCHED]),
-        unnamed=sum(part.unmatched for _, part in parts) + len(names[MOST_MATCHED:]),
+        excluded_names=tuple(names),
+        unnamed=sum(part.unmatched for _, part in parts),
     )

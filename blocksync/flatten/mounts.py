@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from blocksync.errors import GuestMountError
+from blocksync.flatten.attaching import joined, looped, ntfs_mounted
 from blocksync.flatten.tree import FolderTree
 
 _CLONE_NEWNS = 0x00020000
@@ -44,6 +45,7 @@ class Place:
         offset, size: bytes.
         kind: of its filesystem.
         uuid: of it.
+        pieces: ``(offset, length)`` in bytes where it does not lie in one piece; ``offset`` is that of the first.
     """
 
     path: str
@@ -51,6 +53,7 @@ class Place:
     size: int
     kind: str
     uuid: str = ""
+    pieces: tuple[tuple[int, int], ...] = ()
 
 
 def privately(work: Callable[[], T]) -> T:
@@ -106,13 +109,9 @@ def mounted(place: Place, *, read_only: bool, options: str = "") -> Iterator[tup
             f"a btrfs with the UUID {place.uuid} is mounted on this machine: the kernel cannot tell the copy from it",
             remedy="repair on another machine, or unmount the original: blocksync flatten --repair TARGET",
         )
-    words = f"loop,offset={place.offset},sizelimit={place.size},{_GUARDS}"
-    words += f",ro{_LOOK_ONLY.get(place.kind, '')}" if read_only else ",rw"
-    words += _KIND_OPTIONS.get(place.kind, "") + (f",{options}" if options else "")
     folder = tempfile.mkdtemp(prefix="blocksync-")
     try:
-        run_tool(["mount", "-t", place.kind, "-o", words, os.path.abspath(place.path), folder], GuestMountError)
-        try:
+        with _mount(place, folder, read_only=read_only, options=options):
             tree = FolderTree(
                 os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), f"{place.kind} at {place.offset}"
             )
@@ -122,12 +121,34 @@ def mounted(place: Place, *, read_only: bool, options: str = "") -> Iterator[tup
                 if not read_only:
                     tree.sync()
                 tree.close()
-        finally:
-            run_tool(["umount", folder], GuestMountError)
-            wait_for_loop(place)
     finally:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
+
+
+@contextlib.contextmanager
+def _mount(place: Place, folder: str, *, read_only: bool, options: str) -> Iterator[None]:
+    words = _GUARDS + (f",ro{_LOOK_ONLY.get(place.kind, '')}" if read_only else ",rw")
+    words += _KIND_OPTIONS.get(place.kind, "") + (f",{options}" if options else "")
+    path = os.path.abspath(place.path)
+    release: Callable[[], None] | None = None
+    with contextlib.ExitStack() as exits:
+        if place.pieces:
+            device = exits.enter_context(joined(path, place.pieces))
+        elif place.kind == "ntfs":
+            device, release = exits.enter_context(looped(path, place.offset, place.size))
+        else:
+            device = path
+            words = f"loop,offset={place.offset},sizelimit={place.size},{words}"
+            exits.callback(wait_for_loop, place)
+        if place.kind == "ntfs":
+            exits.enter_context(ntfs_mounted(device, folder, words))
+            if release is not None:
+                release()
+        else:
+            run_tool(["mount", "-t", place.kind, "-o", words, device, folder], GuestMountError)
+            exits.callback(run_tool, ["umount", folder], GuestMountError)
+        yield
 
 
 def wait_for_loop(place: Place) -> None:

@@ -33,10 +33,12 @@ from blocksync.volumes.filesystems import Filesystem, detect
 from blocksync.volumes.layout import Disk, Part, read_disk
 from blocksync.volumes.lvm_mapping import open_volume
 from blocksync.volumes.patterns import out_of_volume
-from blocksync.volumes.reader import FileReader, Reader, Window
+from blocksync.volumes.reader import FileReader, Reader, Window, resolve
 
-_MOUNTABLE = frozenset(("ext2", "ext3", "ext4", "xfs"))  # those that files are left out of, but for ntfs
-_MOST_NAMES = 5000
+_MOUNTABLE = frozenset(("ext2", "ext3", "ext4", "xfs", "ntfs"))  # those that files are left out of
+_MOST_NAMES = 5000  # of one request; a sender makes several
+_MOST_PIECES = 64  # of a volume: loop devices
+_SECTOR_BYTES = 512
 _MOST_CHARACTERS = 4096  # of a path, as the kernel's PATH_MAX
 _MOST_DEPTH = 128  # two descriptors each
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -143,56 +145,77 @@ def _found(path: str, offset: int, size: int, places: dict[str, Any]) -> dict[st
         reader = Window(FileReader(descriptor), offset, size)
         disk, physical = read_disk(path, reader)
         found: dict[str, Place | str] = {}
-        for place, start, length, filesystem in _filesystems(disk, physical, places):
+        for place, there, filesystem in _filesystems(reader, disk, physical, places):
             if filesystem is None or filesystem.kind not in _MOUNTABLE:
                 kind = filesystem.kind if filesystem is not None else "what is there"
                 found[place] = f"{kind} is not mounted for this"
-            elif start < 0:
-                found[place] = "it does not lie in one piece"
+            elif isinstance(there, str):
+                found[place] = there
             else:
-                found[place] = Place(path=path, offset=offset + start, size=length, kind=filesystem.kind)
+                found[place] = _place(path, there, filesystem)
         return found
     finally:
         os.close(descriptor)
 
 
+def _place(path: str, there: Reader, filesystem: Filesystem) -> Place | str:
+    pieces = _pieces(there)
+    if not pieces or any(offset % _SECTOR_BYTES or length % _SECTOR_BYTES for offset, length in pieces):
+        return "it lies in too many or too small pieces"
+    return Place(
+        path=path,
+        offset=pieces[0][0],
+        size=there.size,
+        kind=filesystem.kind,
+        pieces=tuple(pieces) if len(pieces) > 1 else (),
+    )
+
+
+def _pieces(reader: Reader) -> list[tuple[int, int]]:
+    """``(offset, length)`` on the disk of what a volume is made of, in its order; none where they are too many."""
+    found: list[tuple[int, int]] = []
+    for base, at, length in resolve(reader, 0, reader.size):
+        if base is None or len(found) > _MOST_PIECES:
+            return []
+        if found and sum(found[-1]) == at:
+            found[-1] = (found[-1][0], found[-1][1] + length)
+        else:
+            found.append((at, length))
+    return found
+
+
 def _filesystems(
-    disk: Disk, physical: list[Part], places: dict[str, Any]
-) -> Iterator[tuple[str, int, int, Filesystem | None]]:
-    """``(place, offset, size, filesystem)`` of those that are named; -1 for the offset of one that lies in pieces."""
+    whole: Reader, disk: Disk, physical: list[Part], places: dict[str, Any]
+) -> Iterator[tuple[str, Reader | str, Filesystem | None]]:
+    """``(place, reader, filesystem)`` of those that are named; a text in place of a reader says why there is none."""
     if "" in places:
-        yield "", 0, disk.size, disk.filesystem
+        yield "", whole, disk.filesystem
     for partition in disk.partitions:
         if str(partition.number) in places:
-            yield str(partition.number), partition.offset, partition.size, partition.filesystem
+            there = Window(whole, partition.offset, partition.size)
+            yield str(partition.number), there, partition.filesystem
     if not any("/" in place for place in places):
         return
-    starts = {part.number: part.offset for part in disk.partitions}
-    members = {part.device.uuid: starts.get(part.number, 0) for part in physical}
     for group in lvm_groups.read_groups(part.device for part in physical):
         for volume in group.volumes.values():
             name = f"{group.name}/{volume.name}"
             if name in places:
                 try:
-                    reader: Reader = open_volume(group, volume.name)
+                    reader = open_volume(group, volume.name)
                 except LayoutError:
                     continue
-                yield name, _piece(group, volume, members), reader.size, detect(reader)
+                yield name, (_unwritable(group, volume) or reader), detect(reader)
 
 
-def _piece(group: lvm_groups.Group, volume: lvm_groups.LogicalVolume, members: dict[str, int]) -> int:
-    """Where a volume begins on the disk; -1 where it does not lie there in one piece."""
-    begin = -1
+def _unwritable(group: lvm_groups.Group, volume: lvm_groups.LogicalVolume) -> str:
+    """Why a volume's blocks must not be written where they lie; empty where nothing else depends on them."""
+    if any(shot.origin == volume.name for shot in group.snapshots.values()):
+        return "a snapshot stands on it"
     for segment in volume.segments:
-        legs = segment.section.pairs("stripes") if segment.type in ("striped", "linear") else []
-        if len(legs) != 1 or legs[0][0] not in group.members:
-            return -1
-        member = group.members[legs[0][0]]
-        at = members[member.uuid] + member.pe_start + (legs[0][1] - segment.start_extent) * group.extent_bytes
-        if begin not in (-1, at):
-            return -1
-        begin = at
-    return begin
+        legs = segment.section.pairs("stripes") if segment.type in ("striped", "linear") else ()
+        if not legs or any(name not in group.members for name, _ in legs):
+            return f"it is of type {segment.type[:40]}, which is not written to without LVM"
+    return ""
 
 
 def _remove_below(folder: str, paths: list[tuple[str, ...]], done: Removed) -> None:

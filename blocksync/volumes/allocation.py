@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from blocksync.errors import FilesystemDirtyError, LayoutError, LayoutUnknownError, SourceError
 from blocksync.volumes import lvm_groups
 from blocksync.volumes.exclusion import leave_out, reads_files
-from blocksync.volumes.files import Excluded
+from blocksync.volumes.files import Excluded, Room
 from blocksync.volumes.filesystems import AllocationMap, Filesystem, detect, open_map
 from blocksync.volumes.filesystems.base import clipped
 from blocksync.volumes.layout import Part, read_disk
@@ -56,6 +56,7 @@ class DiskMap:
         self._rules = rules
         self._told = told
         self.excluded: dict[str, Excluded] = {}
+        self._room = Room()
         self.notes: list[str] = []
         self.found = 0
         self._marks: list[AllocationMap] = []
@@ -142,13 +143,13 @@ class DiskMap:
         if self._rules.of(place).rules and not reads_files(kind):
             self.notes.append(f"{name}: files of {kind} cannot be left out")
         try:
-            found, excluded = leave_out(reader, kind, found, self._rules, place, told)
+            found, excluded = leave_out(reader, kind, found, self._rules, place, told, room=self._room)
         except FilesystemDirtyError:
             raise
         except LayoutError as error:
             self.notes.append(f"{name}: no file of it is left out: {error.message}")
             return found
-        if excluded.files:
+        if excluded.files or excluded.matched:
             self.excluded[place] = excluded
         return found
 

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
 from blocksync.errors import FilesystemDirtyError
-from blocksync.volumes.files import Excluded, Walk, find
+from blocksync.volumes.files import Excluded, Room, Walk, find
 from blocksync.volumes.filesystems.base import AllocationMap, clipped, complement
 from blocksync.volumes.filesystems.ext_files import ExtFiles
 from blocksync.volumes.filesystems.ntfs_files import NtfsFiles
@@ -62,7 +62,14 @@ class Without:
 
 
 def leave_out(
-    reader: Reader, kind: str, base: AllocationMap, rules: Rules, place: str, told: Told | None = None
+    reader: Reader,
+    kind: str,
+    base: AllocationMap,
+    rules: Rules,
+    place: str,
+    told: Told | None = None,
+    *,
+    room: Room,
 ) -> tuple[AllocationMap, Excluded]:
     """A filesystem's map without the files that are left out.
 
@@ -71,6 +78,7 @@ def leave_out(
         rules: of the user; none is allowed.
         place: as the rules call the volume.
         told: what the filesystem's driver tells of it, where it is mounted now.
+        room: for matches, of the whole disk.
 
     Raises:
         FilesystemDirtyError: a hibernated system lies on it.
@@ -81,7 +89,7 @@ def leave_out(
         return base, Excluded()
     files = make(reader)
     mine = rules.of(place, ignore_case=files.ignores_case)
-    found = Excluded() if told is None else Confirmed(told)
+    found = Excluded(room=room) if told is None else Confirmed(told, room)
     if mine.rules:
         Walk(files, mine, found).run()
     named = {name for name, _ in found.names}

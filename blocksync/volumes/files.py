@@ -18,7 +18,8 @@ _MOST_DEPTH = 256
 _MOST_RANGES = 1 << 20
 _MOST_FOLDERS = 1 << 22
 MOST_NAMED = 1000
-MOST_MATCHED = 5000
+MOST_MATCHED = 100_000
+MOST_MATCHED_CHARACTERS = 16 << 20  # of a disk, all its filesystems together: this many bytes of memory and some
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,14 @@ class Files(Protocol):
 
 
 @dataclass(slots=True)
+class Room:
+    """How many more matches of a disk are kept track of, and how many characters of them."""
+
+    names: int = MOST_MATCHED
+    characters: int = MOST_MATCHED_CHARACTERS
+
+
+@dataclass(slots=True)
 class Excluded:
     """What is left out of one filesystem.
 
@@ -69,8 +78,9 @@ class Excluded:
         names: the first files, with the bytes of their content that are left out.
         files: how many there are.
         total: bytes of all of them.
-        matched: paths that the rules name (a folder stands for all below it), at most :data:`MOST_MATCHED`.
+        matched: paths that the rules name (a folder stands for all below it), as far as there is room.
         unmatched: how many more the rules name.
+        room: shared by all filesystems of a disk.
     """
 
     ranges: list[tuple[int, int]] = field(default_factory=list)
@@ -79,11 +89,14 @@ class Excluded:
     total: int = 0
     matched: list[str] = field(default_factory=list)
     unmatched: int = 0
+    room: Room = field(default_factory=Room)
 
     def match(self, path: str) -> None:
         """Note a path that the rules name."""
-        if len(self.matched) < MOST_MATCHED:
+        if self.room.names and self.room.characters >= len(path):
             self.matched.append(path)
+            self.room.names -= 1
+            self.room.characters -= len(path)
         else:
             self.unmatched += 1
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from blocksync.errors import LayoutDamagedError, LayoutUnknownError
 from blocksync.volumes.bitmaps import set_runs
-from blocksync.volumes.files import Excluded
+from blocksync.volumes.files import Excluded, Room
 from blocksync.volumes.filesystems.base import clipped
 from blocksync.volumes.filesystems.ntfs import Ntfs
 from blocksync.volumes.reader import Reader
@@ -81,8 +81,8 @@ class ToldMap:
 class Confirmed(Excluded):
     """What is left out of a filesystem, as far as its driver agrees."""
 
-    def __init__(self, told: Told) -> None:
-        super().__init__()
+    def __init__(self, told: Told, room: Room) -> None:
+        super().__init__(room=room)
         self._told = told
         self._unit = told.cluster_bytes()
 

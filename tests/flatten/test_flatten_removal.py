@@ -27,21 +27,25 @@ from blocksync.api import (
     copy,
     transfer,
 )
+from blocksync.cli.cutover import MOST_NAMES_SHOWN, facts_of
 from blocksync.control.service import Peer
 from blocksync.engine.receiver import PeerPort, Receiver
 from blocksync.engine.slot import Slot
 from blocksync.errors import GuestMountError, PeerError, ProtocolError
-from blocksync.flatten import mounts, removal
+from blocksync.flatten import attaching, mounts, removal
 from blocksync.flatten.dividing import Dividing
 from blocksync.manifest.folder import OsFolder
 from blocksync.protocol.messages import CONTROL_VERSION, RemovalRequest
 from blocksync.targets import open_target
+from blocksync.volumes import files
+from blocksync.volumes.reader import BytesReader, Concatenated
 from tests.devices import image, loop_device, need_root, released, run
 from tests.vm.wire import receiving
 
 MIB = 1 << 20
 PEER = Peer(fingerprint=bytes(32), name="peer")
-SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB}
+SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB, "ntfs": 64 * MIB}
+MAKE = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q"), "ntfs": ("mkfs.ntfs", "-q", "-F", "-f")}
 EXCLUDE = ("/var/log/*.gz", "/cache/", "*.tmp")
 KEPT = ["cache-not", "etc/passwd", "var/log/kept.log"]
 
@@ -66,12 +70,12 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(params=["ext4", "xfs"])
+@pytest.fixture(params=list(SIZES))
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A filesystem with files that are kept, and others that are excluded."""
     need_root()
     path = image(tmp_path / "disk.img", SIZES[request.param])
-    run(f"mkfs.{request.param}", *(["-q", "-F"] if request.param == "ext4" else ["-q"]), path)
+    run(*MAKE[request.param], path)
     with mounted(path, tmp_path / "there") as folder:
         for name in (*KEPT, "var/log/old.gz", "var/log/older.gz", "cache/deep/er/data", "cache/top", "etc/x.tmp"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +93,8 @@ def passed(disk: Path, target: Path, *, remove: bool = True) -> SendResult:
 
 
 def sound(target: Path) -> None:
-    is_xfs = target.read_bytes()[:4] == b"XFSB"
-    words = ["xfs_repair", "-n", target] if is_xfs else ["e2fsck", "-fn", target]
+    checks = {b"XFSB": ["xfs_repair", "-n"], b"\xebR\x90N": ["ntfsfix", "-n"]}
+    words = [*checks.get(target.read_bytes()[:4], ["e2fsck", "-fn"]), target]
     done = subprocess.run(words, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -182,7 +186,7 @@ def released_target(target: Path) -> None:
     raise AssertionError("the loop device stays")
 
 
-def test_a_volume_in_a_partition_is_found_and_one_in_pieces_is_told(tmp_path: Path) -> None:
+def test_a_volume_in_a_partition_is_found(tmp_path: Path) -> None:
     need_root()
     disk = image(tmp_path / "disk.img", 96 * MIB)
     run("sfdisk", "-q", disk, text="label: gpt\nstart=2048, size=81920\nstart=83968, size=81920\n")
@@ -209,6 +213,83 @@ def test_a_volume_in_a_partition_is_found_and_one_in_pieces_is_told(tmp_path: Pa
             assert contents(folder).keys() == expected
 
 
+def test_more_names_than_one_request_holds_go_in_several(tmp_path: Path) -> None:
+    need_root()
+    disk, target = image(tmp_path / "disk.img", 64 * MIB), tmp_path / "target.img"
+    run("mkfs.ext4", "-q", "-F", "-N", "16384", disk)
+    with mounted(disk, tmp_path / "there") as folder:
+        for number in range(6000):
+            (folder / f"{number}.tmp").touch()
+        (folder / "cache").mkdir()  # a folder without anything in it
+        (folder / "kept").write_text("kept")
+    result = passed(disk, target)
+    assert (len(result.excluded_names), result.unnamed) == (6001, 0)
+    assert result.removal == Removal(slot=result.slot, removed=6001)
+    sound(target)
+    with mounted(target, tmp_path / "here") as folder:
+        assert contents(folder).keys() == {"kept"}
+    # A line of JSON stays one that can be read.
+    facts = facts_of(result)
+    assert (len(facts["excluded_names"]), facts["unnamed"]) == (MOST_NAMES_SHOWN, 6001 - MOST_NAMES_SHOWN)
+
+
+def test_names_that_are_too_many_are_counted() -> None:
+    room = files.Room(names=4, characters=10)
+    found = [files.Excluded(room=room) for _ in range(2)]  # two filesystems of one disk
+    for name in ("/a", "/bcde", "/fghijk"):
+        found[0].match(name)
+    for name in ("/l", "/m"):
+        found[1].match(name)
+    assert [(each.matched, each.unmatched) for each in found] == [(["/a", "/bcde"], 1), (["/l"], 1)]
+
+
+def test_a_volume_in_pieces_is_joined_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_root()
+    path = image(tmp_path / "disk.img", 8 * MIB)
+    asked: list[tuple[list[str], str]] = []
+    plain = attaching.run_tool
+
+    def run_tool(words: list[str], *more: Any, stdin: str = "", **others: Any) -> Any:
+        if words[0] != "dmsetup":
+            return plain(words, *more, stdin=stdin, **others)
+        asked.append((words, stdin))
+        raise GuestMountError("no device-mapper here")
+
+    monkeypatch.setattr(attaching, "run_tool", run_tool)
+    pieces = removal._pieces(
+        Concatenated([(0, MIB, BytesReader(bytes(4 * MIB)), MIB), (MIB, MIB, BytesReader(bytes(MIB)), 0)], 2 * MIB)
+    )
+    assert pieces == [(MIB, MIB), (0, MIB)]
+    with pytest.raises(GuestMountError, match="no device-mapper"), attaching.joined(str(path), pieces):
+        raise AssertionError("it is joined")
+    lines = [line.split() for line in asked[0][1].splitlines()]
+    # Each piece is a loop device of its own: one over all of the disk would show LVM what lies on it.
+    assert [line[:3] + line[4:] for line in lines] == [
+        ["0", "2048", "linear", "0"],
+        ["2048", "2048", "linear", "0"],
+    ]
+    assert len({line[3] for line in lines}) == 2
+    assert not run("losetup", "-j", path)
+    # What lies nowhere cannot be written to.
+    assert removal._pieces(Concatenated([(0, MIB, BytesReader(bytes(MIB)), 0)], 2 * MIB)) == []
+
+
+def test_an_ntfs_of_a_windows_that_was_not_shut_down_is_left_alone(tmp_path: Path) -> None:
+    need_root()
+    path = image(tmp_path / "target.img", 64 * MIB)
+    run(*MAKE["ntfs"], path)
+    with mounted(path, tmp_path / "there") as folder:
+        (folder / "hiberfil.sys").write_bytes(b"hibr" + bytes(MIB))
+        (folder / "file").write_text("x")
+    before = path.read_bytes()
+    with open_target(str(path), overwrite=True) as target:
+        said = removal.remove_names(target, {"names": ["/file"]})
+    assert said["removed"] == 0
+    assert "Windows" in said["remaining"][0] or "hibernated" in said["remaining"][0]
+    assert path.read_bytes() == before
+    assert not run("losetup", "-j", path)
+
+
 def test_after_a_final_pass_it_is_done_unasked_and_the_receipt_says_so(disk: Path, tmp_path: Path) -> None:
     target, receipt = tmp_path / "target.img", tmp_path / "receipt.json"
 
@@ -224,7 +305,10 @@ def test_after_a_final_pass_it_is_done_unasked_and_the_receipt_says_so(disk: Pat
     assert result.verified == {"vm": True}
     assert result.removals == (Removal(slot="vm", removed=10),)
     told = json.loads(receipt.read_text())["sender"]["disks"][0]
-    assert (told["excluded_files"], told["excluded_bytes"], told["removed_names"]) == (5, 5 * MIB // 2, 10)
+    # On NTFS the pipe and the link are files.
+    files_left_out = 7 if disk.read_bytes()[3:7] == b"NTFS" else 5
+    assert told["excluded_files"] == files_left_out
+    assert (told["excluded_bytes"], told["removed_names"]) == (5 * MIB // 2, 10)
     with mounted(disk, tmp_path / "there") as folder:
         before = contents(folder)
     with mounted(target, tmp_path / "here") as folder:
