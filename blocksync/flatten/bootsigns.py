@@ -33,6 +33,7 @@ def _wrapped(words: str) -> str:
     return r"\n?".join(r"\s" if character == " " else re.escape(character) for character in words)
 
 
+_AROUND, _MOST_SHOWN = 80, 160  # characters before a hit, and from its beginning on
 _REPAIR = "blocksync flatten --check TARGET names what is left; blocksync flatten --repair TARGET mends it"
 SIGNS = (
     Sign(verdict="login", pattern=re.compile(r"^[\w.-]{1,64} login: ?", re.MULTILINE), last=True, remedy=""),
@@ -100,13 +101,19 @@ NOTICES = (
 
 def judge(text: str) -> tuple[Sign, str] | None:
     """The first of the signs in the order of their appearance, and the line that told it, neutralised."""
-    best: tuple[int, Sign, str] | None = None
+    best: tuple[Sign, re.Match[str]] | None = None
     for sign in SIGNS:
         hit = sign.pattern.search(text)
-        if hit is not None and (best is None or hit.start() < best[0]):
-            line = text[text.rfind("\n", 0, hit.start()) + 1 :].partition("\n")[0]
-            best = hit.start(), sign, printable(line.strip())
-    return best[1:] if best is not None else None
+        if hit is not None and (best is None or hit.start() < best[1].start()):
+            best = sign, hit
+    return (best[0], printable(_line_of(text, best[1]))) if best is not None else None
+
+
+def _line_of(text: str, hit: re.Match[str]) -> str:
+    """What stands around a hit in its line; a program that places its words on the screen writes one long line."""
+    begin = max(text.rfind("\n", 0, hit.start()) + 1, hit.start() - _AROUND)
+    line = text[begin:].partition("\n")[0][: hit.start() - begin + _MOST_SHOWN]
+    return " ".join(line.replace("\ufffd", " ").split())
 
 
 def notices(text: str) -> list[str]:

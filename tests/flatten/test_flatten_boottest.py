@@ -86,6 +86,15 @@ def test_what_a_guest_writes_cannot_speak_to_a_terminal() -> None:
     assert all(line.isprintable() and "]0;owned" in line for line in told)
 
 
+def test_a_shims_box_is_told_by_its_words() -> None:
+    # As the shim draws it: a box of other characters than ASCII, placed on the screen and not line by line.
+    box = "\u2554" + "\u2550" * 90 + "\ufffd" * 40 + "ERROR" + " " * 70
+    found = judge(f"BdsDxe: starting\n{box}Verification failed: (0x1A) Security Violation{' ' * 300}OK\n")
+    assert found is not None
+    assert found[1].endswith("Verification failed: (0x1A) Security Violation")
+    assert len(found[1]) < 160
+
+
 def test_a_firmware_that_refuses_an_unsigned_loader_is_understood() -> None:
     found = judge(
         'BdsDxe: failed to load Boot0001 "UEFI Misc Device" from PciRoot(0x0)/Pci(0x3,0x0): Access Denied\n'
