@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from blocksync.errors import GuestFileError
 from blocksync.flatten.changes import keep_original
 from blocksync.flatten.efiprograms import LOADERS, is_signed, names_volume, started_by
 from blocksync.flatten.grubimage import UEFI, make_image, modules_of, same_modules, search_for
@@ -20,6 +21,7 @@ from blocksync.flatten.tree import Guest
 
 FALLBACK = "BOOTX64.EFI"
 _MOST_LOADER_BYTES = 64 << 20
+_MOST_FOLDERS = 64
 _SHIMS = ("shimx64.efi", "shim.efi")
 _MANAGERS = ("mmx64.efi", "MokManager.efi")
 # They start what the other folders' lists name, and need no GRUB beside themselves.
@@ -38,13 +40,23 @@ class Folder:
         path: in the system.
         shim: path of its shim; empty where there is none.
         grub: path of its GRUB, be it there or not.
-        image: of that GRUB; None where it is not there.
+        there: whether it is.
+        certified: it carries certificates.
+        lost: its prefix is on a logical volume.
     """
 
     path: str
     shim: str
     grub: str
-    image: bytes | None
+    there: bool = False
+    certified: bool = False
+    lost: bool = False
+
+    def holds(self, image: bytes | None) -> None:
+        """Note what its GRUB is; images are large, and a hostile system has many: none is kept."""
+        self.there = image is not None
+        self.certified = image is not None and is_signed(image)
+        self.lost = image is not None and names_volume(image)
 
     @property
     def name(self) -> str:
@@ -53,7 +65,7 @@ class Folder:
     @property
     def signed(self) -> bool:
         """Whether its chain is whole: a shim, and a GRUB that is signed and looks beside itself."""
-        return bool(self.shim) and self.image is not None and is_signed(self.image) and not names_volume(self.image)
+        return bool(self.shim) and self.certified and not self.lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +88,8 @@ class Fault:
 def folders(guest: Guest, esp: str) -> tuple[Folder, list[Folder]]:
     """The folder at the fallback path, and all others, by their names."""
     names = [name for name in guest.names(f"{esp}/EFI") if guest.kind(f"{esp}/EFI/{name}") == "folder"]
+    if len(names) > _MOST_FOLDERS:
+        raise GuestFileError(f"{esp}/EFI holds more than {_MOST_FOLDERS} folders of boot loaders")
     vendors = [_folder(guest, f"{esp}/EFI/{name}", _SHIMS) for name in names if name.upper() != "BOOT"]
     return _folder(guest, f"{esp}/EFI/BOOT", (FALLBACK,)), vendors
 
@@ -92,7 +106,9 @@ def _folder(guest: Guest, path: str, shims: tuple[str, ...]) -> Folder:
             break
     there = [name for name in LOADERS if guest.kind(f"{path}/{name}") == "file"]
     grub = f"{path}/{starts or next(iter(there), LOADERS[0])}"
-    return Folder(path=path, shim=shim, grub=grub, image=_read(guest, grub))
+    folder = Folder(path=path, shim=shim, grub=grub)
+    folder.holds(_read(guest, grub))
+    return folder
 
 
 def faults(guest: Guest, esp: str) -> Iterator[Fault]:
@@ -104,13 +120,13 @@ def faults(guest: Guest, esp: str) -> Iterator[Fault]:
         yield Fault(path=first, symptom="firmware without an entry for it finds nothing to boot")
     elif names_volume(image):
         yield Fault(path=first, names=("(lvmid/…)",), symptom=RESCUE)
-    elif fallback.shim and fallback.image is None and _lost(guest, fallback):
+    elif fallback.shim and not fallback.there and _needs_grub(guest, fallback):
         yield Fault(path=fallback.grub, symptom="the shim at the fallback path finds no GRUB: 'Not Found'")
     for folder in (fallback, *vendors):
-        if folder.image is None or (folder is fallback and not folder.shim):
+        if not folder.there or (folder is fallback and not folder.shim):
             continue
-        unsigned = bool(folder.shim) and not is_signed(folder.image)
-        if names_volume(folder.image):
+        unsigned = bool(folder.shim) and not folder.certified
+        if folder.lost:
             symptom = f"without Secure Boot {RESCUE}; {REFUSED}" if unsigned else RESCUE
             yield Fault(path=folder.grub, names=("(lvmid/…)",), symptom=symptom)
         elif unsigned:
@@ -149,15 +165,15 @@ class _Mending:
     def mend(self) -> tuple[list[str], list[str]]:
         chained = any(each.shim for each in (*self._vendors, self._fallback))
         for folder in self._vendors:
-            if folder.image is not None and (not chained or names_volume(folder.image)):
+            if folder.there and (not chained or folder.lost):
                 self._replace(folder)
-            elif folder.shim and folder.image is None:
+            elif folder.shim and not folder.there:
                 self._use_signed(folder)
-        chains = [folder for folder in self._vendors if folder.shim and folder.image is not None]
+        chains = [folder for folder in self._vendors if folder.shim and folder.there]
         # Of several the first whose chain is whole, else the first.
         self._mend_fallback(next((each for each in chains if each.signed), next(iter(chains), None)))
         for folder in (self._fallback, *self._vendors):
-            if folder.shim and folder.image is not None and not is_signed(folder.image):
+            if folder.shim and folder.there and not folder.certified:
                 self._notes.append(f"{folder.grub} is not signed: {REFUSED}")
         return self._done, self._notes
 
@@ -181,21 +197,21 @@ class _Mending:
             self._done.insert(0, self._told(first, whose))
 
     def _mend_beside_shim(self, folder: Folder, chain: Folder | None) -> None:
-        if not _lost(self._guest, folder):
+        if not (folder.lost or (not folder.there and _needs_grub(self._guest, folder))):
             return
-        if chain is None or chain.image is None:
+        image = _read(self._guest, chain.grub) if chain is not None else None
+        if image is None:
             self._replace(folder)
             return
-        self._put(folder.grub, chain.image)
-        folder.image = chain.image
+        self._put(folder.grub, image)
+        folder.holds(image)
 
     def _copy_chain(self, chain: Folder, first: str) -> None:
         shim = _read(self._guest, chain.shim)
         assert shim is not None
         self._put(first, shim)
-        copied = [(chain.grub.rpartition("/")[2], chain.image)]
-        copied += [(name, _read(self._guest, f"{chain.path}/{name}")) for name in _MANAGERS]
-        for name, content in copied:
+        for name in (chain.grub.rpartition("/")[2], *_MANAGERS):
+            content = _read(self._guest, f"{chain.path}/{name}")
             if content is not None:
                 self._put(f"{self._fallback.path}/{name}", content)
 
@@ -203,8 +219,9 @@ class _Mending:
         """A GRUB that reads its files where they are now: signed where the system has one, else rebuilt."""
         if folder.shim and self._use_signed(folder):
             return
-        folder.image, whose = self._image()
-        self._put(folder.grub, folder.image)
+        image, whose = self._image()
+        self._put(folder.grub, image)
+        folder.holds(image)
         self._done.append(self._told(folder.grub, whose))
 
     def _use_signed(self, folder: Folder) -> bool:
@@ -223,7 +240,7 @@ class _Mending:
             search = search_for(self._home, self._path)
             self._guest.write(config, f"{search}configfile $prefix/grub.cfg\n".encode())
         self._put(folder.grub, signed)
-        folder.image = signed
+        folder.holds(signed)
         self._done.append(f"the system's own signed GRUB stands at {folder.grub}, reading {config}")
         return True
 
@@ -249,11 +266,9 @@ class _Mending:
         self._guest.write(place, image)
 
 
-def _lost(guest: Guest, folder: Folder) -> bool:
-    """Whether the shim at the fallback path has no GRUB that boots."""
-    if folder.image is not None:
-        return names_volume(folder.image)
-    return not any(guest.kind(f"{folder.path}/{name}") == "file" for name in _LISTERS)
+def _needs_grub(guest: Guest, fallback: Folder) -> bool:
+    """Whether the shim at the fallback path starts a GRUB beside itself, and not one of another folder."""
+    return not any(guest.kind(f"{fallback.path}/{name}") == "file" for name in _LISTERS)
 
 
 def _read(guest: Guest, path: str) -> bytes | None:

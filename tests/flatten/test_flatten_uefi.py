@@ -8,6 +8,7 @@ import pytest
 from flatten_trees import contents, program
 from test_flatten_esp import CHAIN, FALLBACK, OLD, SIGNED, never, uefi_system
 
+from blocksync.errors import GuestFileError
 from blocksync.flatten.bootloader import rebuild
 from blocksync.flatten.check import loader_findings
 from blocksync.flatten.efiprograms import is_signed, names_volume, started_by
@@ -139,6 +140,12 @@ def test_a_folder_without_a_shim_beside_one_with_is_mended_too(tmp_path: Path) -
     assert found(system) == []
     assert (tmp_path / "boot/efi/EFI/void/grubx64.efi").read_bytes() == OURS
     assert (tmp_path / "boot/efi" / DEBIAN).read_bytes() == GRUB
+
+
+def test_a_partition_with_folders_without_end_is_refused(tmp_path: Path) -> None:
+    system = system_with(tmp_path, {f"EFI/{number}/grubx64.efi": OLD for number in range(70)})
+    with pytest.raises(GuestFileError, match="more than 64"):
+        rebuild(system, never)
 
 
 def test_programs_cut_anywhere_or_of_any_numbers_are_looked_at_without_harm() -> None:
