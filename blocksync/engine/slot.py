@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 
 from blocksync.control.service import Peer
 from blocksync.engine.budget import Budget
+from blocksync.engine.foreign import ForeignWrites
 from blocksync.engine.landing import Landing
-from blocksync.engine.rehash import withdraw_changed
 from blocksync.errors import (
     BlocksyncError,
     PeerError,
     ProtocolError,
     SlotBusyError,
-    SlotPreparingError,
     TargetError,
     TargetRefusedError,
 )
@@ -88,8 +87,7 @@ class Slot:
         self.settled = threading.Condition(self.lock)
         self._folder = folder
         self._store = SlotStore.load_or_none(folder, self.budget.cached_segments)
-        self._rehash: threading.Thread | None = None
-        self._rehash_failure: BlocksyncError | None = None
+        self._foreign = ForeignWrites(target, name)
         self._failed = False
         # What ended sessions made durable, and the one that runs: changed at once, since it is read without the lock.
         self._durable: tuple[int, Landing | None] = (0, None)
@@ -133,7 +131,7 @@ class Slot:
             self.mend()
             first = self._store is None
             store = self._fit_store(request, notices)
-            self._look_for_foreign_writes(store)
+            self._foreign.look(store)
             geometry = store.geometry
             share = self.budget.admit(geometry, request.connections)
             try:
@@ -274,32 +272,6 @@ class Slot:
             notices.append(f"the slot keeps its block size of {store.geometry.block_bytes} bytes")
         return store
 
-    def _look_for_foreign_writes(self, store: SlotStore) -> None:
-        if self._rehash is not None:
-            if self._rehash.is_alive():
-                raise SlotPreparingError(f"somebody wrote to {self.target.name}: its blocks are being re-hashed")
-            self._rehash = None
-            if self._rehash_failure is not None:
-                failure, self._rehash_failure = self._rehash_failure, None
-                raise failure
-            return
-        mark = self.target.write_mark()
-        if not store.complete or not store.write_mark or not mark or store.write_mark == mark:
-            return
-        self._rehash = threading.Thread(
-            target=self._run_rehash, args=(store,), name=f"rehash-{self.name}", daemon=True
-        )
-        self._rehash.start()
-        raise SlotPreparingError(
-            f"somebody wrote to {self.target.name} since the last pass: its blocks are being re-hashed"
-        )
-
-    def _run_rehash(self, store: SlotStore) -> None:
-        try:
-            withdraw_changed(self.target, store)
-        except BlocksyncError as error:
-            self._rehash_failure = error
-
     def commit(self, session: Session, root: bytes) -> int:
         """Make the pass's end durable.
 
@@ -334,6 +306,8 @@ class Slot:
             if session.checkpointer is not None and session.checkpointer is not threading.current_thread():
                 session.checkpointer.join()
             self.session = None
+            if failure is None and self._store is not None:
+                failure = self._foreign.note(self._store)
             if failure is not None:
                 # Rule 3: after a failed write or sync neither the descriptor nor the store is used again.
                 self._failed = True

@@ -47,6 +47,7 @@ class RecordKind(enum.IntEnum):
     CLAIM = 4
     CLAIM_ZERO = 5
     WITHDRAW = 6
+    REST = 7
 
 
 def entry(state: int, payload: bytes, offset: int, digest: bytes, known: int) -> bytes:

@@ -24,7 +24,7 @@ from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
 from blocksync.kernels import KEY_BYTES, DigestKind
 from blocksync.manifest.base import ManifestFile, write_manifest
 from blocksync.manifest.folder import Folder
-from blocksync.manifest.format import BEGIN, RUN, Header, RecordKind
+from blocksync.manifest.format import BEGIN, RUN, Header, RecordKind, fitted
 from blocksync.manifest.journal import JOURNAL_FILE, Journal, JournalReader, Record, create_journal
 from blocksync.manifest.working import BlockMap
 
@@ -61,6 +61,7 @@ class SlotStore:
         self._lock = threading.RLock()
         self._poison: BlocksyncError | None = None
         self._epoch = header.epoch
+        self._resting = ""
         self.map = blocks
 
     # -- making and opening -----------------------------------------------------------------------------------
@@ -128,6 +129,7 @@ class SlotStore:
             raise
         store = cls(folder, header, blocks, journal, touched=replay.touched, cached=cached)
         store._epoch = max(header.epoch, replay.epoch)
+        store._resting = replay.resting
         if replay.stale:
             # A crash came between the new manifest and its new journal.
             journal.close()
@@ -172,8 +174,8 @@ class SlotStore:
 
     @property
     def write_mark(self) -> str:
-        """The target's mark when the last pass was committed."""
-        return self._header.write_mark
+        """The target's mark when we last stopped writing to it, by a commit or in an open pass; empty if not known."""
+        return self._resting or (self._header.write_mark if self.complete else "")
 
     @property
     def usable(self) -> bool:
@@ -191,9 +193,22 @@ class SlotStore:
                 errors="surrogatepass"
             )
             self._epoch += 1
+            self._resting = ""
             self._append(RecordKind.EPOCH, names)
         self.sync()
         return self._epoch
+
+    def rest(self, write_mark: str) -> None:
+        """Say that nothing of ours writes to the target before the next epoch; durable on return.
+
+        Args:
+            write_mark: of the target, after its last sync.
+        """
+        with self._lock:
+            self._sound()
+            self._resting = fitted(write_mark)
+            self._append(RecordKind.REST, self._resting.encode(errors="surrogatepass"))
+        self.sync()
 
     def intend(self, runs: Iterable[tuple[int, int]]) -> None:
         """Withdraw claims of ``(first, count)`` runs that are about to be overwritten; durable after :meth:`sync`."""
@@ -331,7 +346,7 @@ class SlotStore:
         except BlocksyncError as error:
             self._poison = error
             raise
-        if kind is not RecordKind.EPOCH:
+        if kind not in (RecordKind.EPOCH, RecordKind.REST):
             self._touched = True
 
     def _append_runs(self, kind: RecordKind, runs: list[tuple[int, int]]) -> None:
@@ -367,6 +382,7 @@ class SlotStore:
         self._journal = journal
         self._header = base.header
         self._touched = False
+        self._resting = ""
         self.map = BlockMap(
             header.geometry, header.kind, header.key, base=base, folder=self._folder, cached=self._cached
         )
@@ -401,6 +417,7 @@ class _Replay:
         self._header = header
         self._map = blocks
         self.epoch = 0
+        self.resting = ""
         self.touched = False
         self.stale = False
 
@@ -428,7 +445,11 @@ class _Replay:
         self._apply(record)
 
     def _apply(self, record: Record) -> None:
-        if record.kind in (RecordKind.INTENT, RecordKind.WITHDRAW):
+        if record.kind is RecordKind.EPOCH:
+            self.resting = ""
+        elif record.kind is RecordKind.REST:
+            self.resting = record.payload.decode(errors="surrogatepass")
+        elif record.kind in (RecordKind.INTENT, RecordKind.WITHDRAW):
             self.touched = True
             for first, count in RUN.iter_unpack(record.payload):
                 self._map.withdraw(first, count)

@@ -16,11 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocksync.engine.rehash import withdraw_changed
 from blocksync.errors import BlocksyncError
-from blocksync.manifest.folder import OsFolder
-from blocksync.manifest.store import SlotStore
-from blocksync.targets.memory import MemoryTarget
+from tests.claims import false_claims, files_of
 from tests.faults.children import Broken, Child
 from tests.faults.injector import Arm
 
@@ -62,7 +59,7 @@ class Bench:
         self.target = target or self.live / "target.img"
         self.devices = target is not None
         self.connections = connections
-        self.control, self.data = _free_ports()
+        self.control, self.data = free_ports()
         # Senders go to 127.0.0.1; a receiver elsewhere is reached by a proxy there.
         self.listen = "127.0.0.1"
         self._kept: dict[str, Kept] = {}
@@ -221,21 +218,9 @@ class Bench:
         Raises:
             Broken: one is not, or the state cannot be read.
         """
-        slot = folder or self.live / "receiver" / "slots" / "a"
-        if not slot.is_dir():
-            return
-        place = self.folder / "looked-at"
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(slot, place)
-        target = MemoryTarget(SIZE)
-        target.write(0, memoryview(self.target.read_bytes()[:SIZE]))
+        files = files_of(folder or self.live / "receiver" / "slots" / "a")
         try:
-            with OsFolder(place) as state:
-                store = SlotStore.load_or_none(state)
-                if store is None:
-                    return
-                wrong = withdraw_changed(target, store)
-                store.close()
+            wrong = false_claims(files, self.target.read_bytes()[:SIZE])
         except BlocksyncError as error:
             raise Broken(f"state cannot be read: {error}") from error
         if wrong:
@@ -273,7 +258,7 @@ class Bench:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _free_ports() -> tuple[int, int]:
+def free_ports() -> tuple[int, int]:
     """Two free ports below those that the system hands out."""
     found: list[int] = []
     chance = random.Random(os.urandom(8))

@@ -18,7 +18,8 @@ from blocksync.protocol.wire import HEADER_BYTES
 from blocksync.trust.identity import Identity
 from blocksync.trust.tls import client_context, server_context
 from fuzz.memory import MemoryFile, MemoryFolder
-from tests.flips.world import SIZE, World, contents, false_claims
+from tests.claims import false_claims
+from tests.flips.world import SIZE, World, contents
 
 BASES = 4
 # Wire above TLS: data connection to the receiver, back from it, the control port's messages; below it: records.
@@ -228,7 +229,7 @@ def _session(world: World, source: bytes, touch: OnWire) -> str:
 def _again(made: Base, world: World) -> None:
     """No claim is false; the same once more, undisturbed, ends well."""
     try:
-        wrong = false_claims(world.state, world.content())
+        wrong = false_claims(world.state.files, world.content())
     except BlocksyncError as error:
         raise Broken(f"the state cannot be read any more: {error}") from error
     if wrong:
@@ -260,7 +261,7 @@ def _state(made: Base, place: str, chance: random.Random) -> str | None:
             world = World(content, state, {})
             world.copy = watched
         else:
-            if false_claims(MemoryFolder(given), content):
+            if false_claims(given, content):
                 raise Broken(f"bit {bit} of the {name} makes a false claim")
             world = World(content, {}, made.copy, folder=watched)
     except BlocksyncError as error:

@@ -15,14 +15,12 @@ from blocksync.engine import standing as standing_module
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.inbound import read_frame
 from blocksync.engine.receiver import PeerPort, Receiver
-from blocksync.engine.rehash import withdraw_changed
 from blocksync.engine.sender import Sender
 from blocksync.engine.sending import Route
 from blocksync.engine.slot import Slot
 from blocksync.engine.verify import Verifier
 from blocksync.errors import BlocksyncError, NetworkError, ProtocolError
 from blocksync.manifest.cache import ManifestCopy
-from blocksync.manifest.store import SlotStore
 from blocksync.options import SendOptions
 from blocksync.protocol import messages
 from blocksync.protocol.messages import ControlPort, OpenAnswer
@@ -32,6 +30,7 @@ from blocksync.targets.memory import MemoryTarget
 from blocksync.transports.link import Link
 from blocksync.transports.memory import memory_pair
 from fuzz.memory import MemoryFolder
+from tests.claims import filled
 
 BLOCK = 16384
 SIZE = 8 * BLOCK - 512
@@ -214,29 +213,7 @@ def _source(content: bytes) -> MemorySource:
     return source
 
 
-def filled(content: bytes) -> MemoryTarget:
-    target = MemoryTarget(len(content))
-    target.write(0, memoryview(content))
-    target.sync()
-    return target
-
-
 def content_of(target: MemoryTarget) -> bytes:
     buffer = bytearray(target.size)
     target.read_into(0, memoryview(buffer))
     return bytes(buffer)
-
-
-def false_claims(state: MemoryFolder, content: bytes) -> int:
-    """Blocks that are claimed and not there, in a copy of the state.
-
-    Raises:
-        BlocksyncError: the state says that it is damaged.
-    """
-    store = SlotStore.load_or_none(MemoryFolder({name: bytes(raw) for name, raw in state.files.items()}))  # type: ignore[arg-type]
-    if store is None:
-        return 0
-    try:
-        return withdraw_changed(filled(content), store)
-    finally:
-        store.close()

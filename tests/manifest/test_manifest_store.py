@@ -72,6 +72,29 @@ def test_a_commit_needs_the_senders_root(folder: OsFolder) -> None:
     again.close()
 
 
+def test_a_mark_holds_from_the_end_of_a_session_to_the_next_epoch(folder: OsFolder) -> None:
+    store = filled(folder)
+    assert store.write_mark == ""
+    store.rest("first")
+    store.withdraw([(0, 1)])
+    assert store.write_mark == "first"
+    store.close()
+    again = SlotStore.open(folder)
+    assert (again.write_mark, again.complete) == ("first", False)
+    again.begin_epoch("sender", "disk")
+    assert again.write_mark == ""
+    again.close()
+    killed = SlotStore.open(folder)
+    assert killed.write_mark == "", "what was written in a session that was killed is its own"
+    killed.commit(killed.map.root(), "second")
+    killed.begin_epoch("sender", "disk")
+    # Nothing was written in it: the commit's mark stands.
+    assert killed.write_mark == "second"
+    killed.rest("third")
+    assert (killed.write_mark, killed.complete) == ("third", True)
+    killed.close()
+
+
 def test_a_reset_forgets_every_claim_and_changes_the_manifest(folder: OsFolder) -> None:
     store = filled(folder)
     old, key = store.manifest_id, store.key

@@ -305,6 +305,8 @@ class Run:
                 if said.startswith(StateDamagedError.code) and not self._oracle.trusts_disk:
                     raise ToldError(said)
                 self._tell(f"sender ended: {said}")
+                if self._rests() and self._plan.due(FOREIGN):
+                    self._write_foreign()
                 failures += 1
                 if failures > MOST_FAILURES:
                     self._plan.stop()  # what is still to come could come for ever, an attempt at a time
@@ -337,8 +339,15 @@ class Run:
         control = SimControl(self._net, PEER)
         self._verdict = Verifier(self._source, control, "web", None, Cancel()).run().identical
 
+    def _rests(self) -> bool:
+        """Whether the receiver has noted, of a pass that is not committed, what the target looks like."""
+        slot = self._receiver.slots["web"] if self._receiver is not None else None
+        store = slot.store if slot is not None and slot.session is None else None
+        # A mark ends with the time of the last change.
+        return store is not None and store.usable and store.write_mark.endswith(f":{self._target.modified}")
+
     def _write_foreign(self) -> None:
-        """Somebody else writes to the target, between two passes."""
+        """Somebody else writes to the target, between two passes or two sessions of one."""
         block = self._chance.randrange(-(-self._size // self._block))
         at = block * self._block
         self._target.write(at, self._chance.randbytes(512))

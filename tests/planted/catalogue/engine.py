@@ -6,6 +6,7 @@ from tests.planted.bug import Bug
 
 _RECEIVER = "engine/receiver.py"
 _SLOT = "engine/slot.py"
+_STORE = "manifest/store.py"
 _PORT_TESTS = "control/test_control_port.py"
 _LISTENER_TESTS = "transports/test_transports_listener.py"
 
@@ -120,9 +121,37 @@ ENGINE = [
     Bug(
         name="foreign writes not looked for",
         file=_SLOT,
-        old="            self._look_for_foreign_writes(store)\n            geometry",
+        old="            self._foreign.look(store)\n            geometry",
         new="            geometry",
         gate="runs",
+    ),
+    Bug(
+        name="foreign writes looked for between committed passes only",
+        file="engine/foreign.py",
+        old="        known = store.write_mark\n",
+        new='        known = store.write_mark if store.complete else ""\n',
+        gate="engine/test_engine_foreign.py",
+    ),
+    Bug(
+        name="a target's mark taken after it was read again",
+        file="engine/foreign.py",
+        old="            store.rest(mark)",
+        new="            store.rest(self._target.write_mark())",
+        gate="engine/test_engine_foreign.py",
+    ),
+    Bug(
+        name="a sync that fails at a session's end forgiven",
+        file="engine/foreign.py",
+        old="        except BlocksyncError as error:\n            return error",
+        new="        except BlocksyncError:\n            return None",
+        gate="engine/test_engine_foreign.py",
+    ),
+    Bug(
+        name="a mark from before a session stands after it",
+        file=_STORE,
+        old='            self._resting = ""\n            self._append(RecordKind.EPOCH',
+        new="            self._append(RecordKind.EPOCH",
+        gate="manifest/test_manifest_store.py",
     ),
     Bug(
         name="foreign writes found and not withdrawn",
