@@ -37,8 +37,9 @@ def flatten(
     from blocksync.flatten.local import flatten_disks
 
     wanted = options or FlattenOptions()
-    with opened_together(sources, rescue=False) as disks:
-        return flatten_disks(disks, target, prepare(wanted.state_dir), wanted, cancel or Cancel())
+    token = cancel or Cancel()
+    with opened_together(sources, token, rescue=False) as disks:
+        return flatten_disks(disks, target, prepare(wanted.state_dir), wanted, token)
 
 
 def plan_flatten(
@@ -57,7 +58,7 @@ def plan_flatten(
     from blocksync.flatten.outlook import outlook
     from blocksync.flatten.sources import plan_for
 
-    with opened_together(sources, rescue=False) as disks:
+    with opened_together(sources, Cancel(), rescue=False) as disks:
         wishes = wishes_of(options or FlattenOptions())
         return outlook(disks, plan_for(disks, dataclasses.replace(wishes, targets=targets or wishes.targets)))
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
-from blocksync.api.opening import look_first, opened, opened_together, reached, refuse_itself, sent
+from blocksync.api.opening import look_first, opened, opened_together, reached, refuse_itself, sent, told_as_stopped
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import local_folder, prepare
 from blocksync.errors import TrustError
@@ -39,7 +39,7 @@ def send(source: str | Source, options: SendOptions, *, cancel: Cancel | None = 
     from blocksync.engine.sender import Sender
 
     token = cancel or Cancel()
-    with reached(options, token) as reach, sent([source], options) as (disk,):
+    with reached(options, token) as reach, sent([source], options, token) as (disk,):
         look_first([disk], options, token)
         with reach.route(options.slot) as route:
             try:
@@ -67,7 +67,7 @@ def send_disks(disks: Sequence[DiskSpec], options: SendOptions, *, cancel: Cance
 
     token = cancel or Cancel()
     names = [disk.source for disk in disks]
-    with reached(options, token) as reach, sent(names, options) as sources:
+    with reached(options, token) as reach, sent(names, options, token) as sources:
         look_first(sources, options, token)
         offered = reach.slots_patiently([disk.slot for disk in disks], options, token)
         slots = match_slots([(disk.source, disk.slot) for disk in disks], offered)
@@ -100,7 +100,7 @@ def transfer(
     rescue = options.send.rescue
     with contextlib.ExitStack() as exits:
         # A source that cannot be opened is told before anybody is asked for a pairing code.
-        with opened_together(names, rescue=rescue) as sources:
+        with opened_together(names, token, rescue=rescue) as sources:
             look_first(sources, options.send, token)
             reach = exits.enter_context(reached(options.send, token))
         offered = reach.slots_patiently([disk.slot for disk in disks], options.send, token)
@@ -108,8 +108,8 @@ def transfer(
         return Operation(
             state=prepare(options.send.state_dir),
             reach=reach,
-            opening=lambda: sent(names, dataclasses.replace(options.send, snapshot="none")),
-            snapshots=lambda: sent(names, options.send),
+            opening=lambda: sent(names, dataclasses.replace(options.send, snapshot="none"), token),
+            snapshots=lambda: sent(names, options.send, token),
             disks=[DiskSpec(source=name, slot=slot) for name, slot in zip(names, slots, strict=True)],
             options=options,
             cancel=token,
@@ -135,18 +135,18 @@ def transfer_flattened(
     rescue = options.send.rescue
     token = cancel or Cancel()
     with contextlib.ExitStack() as exits:
-        with opened_together(sources, rescue=rescue) as disks:
+        with opened_together(sources, token, rescue=rescue) as disks:
             look_first(disks, options.send, token)
             reach = exits.enter_context(reached(options.send, token))
         return worked(
-            lambda: opened_together(sources, rescue=rescue),
+            lambda: opened_together(sources, token, rescue=rescue),
             prepare(options.send.state_dir),
             reach,
             options,
             flatten,
             token,
-            still=lambda paths: sent(paths, dataclasses.replace(options.send, snapshot="none")),
-            moving=lambda paths: sent(paths, options.send),
+            still=lambda paths: sent(paths, dataclasses.replace(options.send, snapshot="none"), token),
+            moving=lambda paths: sent(paths, options.send, token),
         )
 
 
@@ -164,7 +164,9 @@ def receive(options: ReceiveOptions, *, cancel: Cancel | None = None) -> Receive
     token = cancel or Cancel()
     state = prepare(options.state_dir)
     dividing = Dividing(state, mend=options.repair, boot=options.boot_test)
-    with contextlib.closing(Serving(options, state, dividing)) as serving:
+    with told_as_stopped(token):
+        made = Serving(options, state, dividing, token.watching)
+    with contextlib.closing(made) as serving:
         listening = serving.listening()
         if options.on_listening is not None:
             options.on_listening(listening)
@@ -188,8 +190,9 @@ def copy(
         from blocksync.flatten.dividing import Dividing
 
         division = Dividing(local_folder(state, target))
-    with opened(source, rescue=wanted.rescue) as disk:
-        return copy_disk(disk, target, state, wanted, cancel or Cancel(), division)
+    token = cancel or Cancel()
+    with opened(source, token, rescue=wanted.rescue) as disk, told_as_stopped(token):
+        return copy_disk(disk, target, state, wanted, token, division)
 
 
 def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | None = None) -> VerifyResult:
@@ -202,7 +205,8 @@ def verify(source: str | Source, options: VerifyOptions, *, cancel: Cancel | Non
 
     token = cancel or Cancel()
     with contextlib.ExitStack() as exits:
-        disk = exits.enter_context(opened(source))
+        exits.enter_context(told_as_stopped(token))
+        disk = exits.enter_context(opened(source, token))
         refuse_itself(disk, options.to, token)
         reach = exits.enter_context(reached(options, token))
         try:

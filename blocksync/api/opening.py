@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from blocksync.engine.statedir import prepare
+from blocksync.errors import BlocksyncError, InterruptedTransferError
 from blocksync.estimate.results import EstimateOptions
 from blocksync.options import SendOptions, VerifyOptions
 from blocksync.results import Progress
@@ -18,14 +19,36 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def opened(source: str | Source, *, rescue: bool = False) -> Iterator[Source]:
+def opened(source: str | Source, cancel: Cancel, *, rescue: bool = False) -> Iterator[Source]:
     if isinstance(source, str):
-        from blocksync.sources import open_source
-
-        with open_source(source) as disk:
+        with _open(source, cancel) as disk:
             yield rescued(disk, rescue)
     else:
         yield rescued(source, rescue)
+
+
+@contextlib.contextmanager
+def told_as_stopped(cancel: Cancel) -> Iterator[None]:
+    """Whoever stopped a wait is told that it was stopped, and not how it looked from within.
+
+    Raises:
+        InterruptedTransferError: cancelled, and so something failed.
+    """
+    try:
+        yield
+    except InterruptedTransferError:
+        raise
+    except BlocksyncError as error:
+        cancel.check(error)
+        raise
+
+
+def _open(path: str, cancel: Cancel) -> Source:
+    """What is opened so is given up when cancelled, and so is a wait for it."""
+    from blocksync.sources import open_source
+
+    with told_as_stopped(cancel):
+        return open_source(path, cancel.watching)
 
 
 def rescued(source: Source, rescue: bool) -> Source:
@@ -51,16 +74,14 @@ def tracked(source: Source, path: str, options: EstimateOptions) -> None:
 
 
 @contextlib.contextmanager
-def opened_together(sources: Sequence[str], *, rescue: bool) -> Iterator[list[Source]]:
+def opened_together(sources: Sequence[str], cancel: Cancel, *, rescue: bool) -> Iterator[list[Source]]:
     """All of them as they are."""
-    from blocksync.sources import open_source
-
     with contextlib.ExitStack() as exits:
-        yield [rescued(exits.enter_context(open_source(source)), rescue) for source in sources]
+        yield [rescued(exits.enter_context(_open(source, cancel)), rescue) for source in sources]
 
 
 @contextlib.contextmanager
-def sent(sources: Sequence[str | Source], options: SendOptions) -> Iterator[list[Source]]:
+def sent(sources: Sequence[str | Source], options: SendOptions, cancel: Cancel) -> Iterator[list[Source]]:
     """All sources of a transfer, with snapshots of one instant below those that are named by a path."""
     from blocksync.snapshots import SHADOWS_FOLDER, Wishes, take
 
@@ -73,10 +94,12 @@ def sent(sources: Sequence[str | Source], options: SendOptions) -> Iterator[list
         track=options.track,
         say=say,
         shadows=prepare(options.state_dir) / SHADOWS_FOLDER,
+        watching=cancel.watching,
     )
     named = [source for source in sources if isinstance(source, str)]
-    with take(named, options.snapshot, wishes) as opened:
-        waiting = iter(opened)
+    with contextlib.ExitStack() as exits:
+        with told_as_stopped(cancel):
+            waiting = iter(exits.enter_context(take(named, options.snapshot, wishes)))
         disks = [next(waiting) if isinstance(source, str) else source for source in sources]
         yield [rescued(disk, options.rescue) for disk in disks]
 

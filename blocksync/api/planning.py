@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from blocksync.api.opening import opened, reached, refuse_itself, tracked
+from blocksync.api.opening import opened, reached, refuse_itself, told_as_stopped, tracked
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import prepare
 from blocksync.errors import TrustError
@@ -53,7 +53,7 @@ def bench(
     token, wanted = cancel or Cancel(), options or BenchOptions()
     if source is None:
         return Bench(None, wanted, token).run()
-    with opened(source) as disk:
+    with opened(source, token) as disk, told_as_stopped(token):
         return Bench(disk, wanted, token).run()
 
 
@@ -73,19 +73,20 @@ def estimate(
     wanted = options or EstimateOptions()
     token = cancel or Cancel()
     with contextlib.ExitStack() as exits:
-        disk = exits.enter_context(opened(source))
+        disk = exits.enter_context(opened(source, token))
         if wanted.watch and isinstance(source, str):
             tracked(disk, source, wanted)
         if wanted.to:
             refuse_itself(disk, wanted.to, token)
         reach = exits.enter_context(reached(wanted, token)) if wanted.to else None
         flattening = _foreseen(disk, wanted) if wanted.flatten else None
-        try:
-            result = Estimator(disk, reach, wanted, token).run()
-        except TrustError as error:
-            if reach is None or not reach.pair_again(error):
-                raise
-            result = Estimator(disk, reach, wanted, token).run()
+        with told_as_stopped(token):
+            try:
+                result = Estimator(disk, reach, wanted, token).run()
+            except TrustError as error:
+                if reach is None or not reach.pair_again(error):
+                    raise
+                result = Estimator(disk, reach, wanted, token).run()
         if flattening is None:
             return result
         divide, repair = flattening

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from blocksync.api.opening import told_as_stopped
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.statedir import prepare
 from blocksync.limits import Limits
@@ -196,7 +197,9 @@ def rebuild(
     """
     from blocksync.engine.inventory import rebuild_slot
 
-    return ManifestInfo(**rebuild_slot(prepare(state_dir), slot, target, progress, cancel or Cancel()))
+    token = cancel or Cancel()
+    with told_as_stopped(token):
+        return ManifestInfo(**rebuild_slot(prepare(state_dir), slot, target, progress, token))
 
 
 def clean_snapshots(*, kept: bool = False, state_dir: Path | None = None) -> list[str]:

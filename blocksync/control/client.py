@@ -13,13 +13,14 @@ import http.client
 import json
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from blocksync.control.connection import Connection
 from blocksync.control.diagnosis import key_is_refused
 from blocksync.errors import BlocksyncError, IncompleteError, NetworkError, ProtocolError, TrustError, from_os_error
 from blocksync.geometry import DIGEST_BYTES
+from blocksync.platforms.dialing import Watching
 from blocksync.protocol.messages import (
     MAX_MESSAGE_BYTES,
     MAX_TEXT_CHARACTERS,
@@ -65,7 +66,8 @@ class HttpControl(ControlPort):
     def __init__(self, host: str, port: int, identity: Identity, pin: bytes) -> None:
         # Reentrant: a signal handler may abort on top of a call of its own thread.
         self._lock = threading.RLock()
-        self._busy: set[Connection] = set()
+        self._busy: set[Callable[[], None]] = set()
+        """What ends each call under way."""
         self._idle: list[Connection] = []
         self._peer = f"{host}:{port}"
         self._address = (host, port)
@@ -160,8 +162,8 @@ class HttpControl(ControlPort):
     def abort(self) -> None:
         with self._lock:
             busy = tuple(self._busy)
-        for connection in busy:
-            connection.abort()
+        for abort in busy:
+            abort()
 
     def close(self) -> None:
         """Close all connections; may be called twice."""
@@ -202,12 +204,14 @@ class HttpControl(ControlPort):
                 connection.open(CONNECT_SECONDS)
             yield connection
         except (OSError, http.client.HTTPException) as error:
-            if connection.given_up:
+            told = None if connection.given_up else self._mapped(error, connection)
+            # What is to be found out of a connection that was dropped ends with the call, too.
+            if told is None or connection.given_up:
                 raise IncompleteError("the request was given up") from None
-            raise self._mapped(error) from error
+            raise told from error
         finally:
             with self._lock:
-                self._busy.discard(connection)
+                self._busy.discard(connection.abort)
                 keep = connection.usable()
                 if keep:
                     self._idle.append(connection)
@@ -222,16 +226,34 @@ class HttpControl(ControlPort):
                 connection = None
             if connection is None:
                 connection = Connection(*self._address, self._context)
-            self._busy.add(connection)
+            self._busy.add(connection.abort)
             return connection
 
-    def _mapped(self, error: Exception) -> BlocksyncError:
+    def _beside(self, connection: Connection) -> Watching:
+        """What ends the connection's call ends what is done within it, too."""
+
+        @contextlib.contextmanager
+        def watching(abort: Callable[[], None]) -> Iterator[None]:
+            with self._lock:
+                self._busy.add(abort)
+            try:
+                if connection.given_up:
+                    abort()
+                yield
+            finally:
+                with self._lock:
+                    self._busy.discard(abort)
+
+        return watching
+
+    def _mapped(self, error: Exception, connection: Connection) -> BlocksyncError:
         doing = f"the control port {self._peer} cannot be reached"
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
             return from_tls_error(error, doing)
         if isinstance(error, TimeoutError):
             return NetworkError(f"the control port {self._peer} did not answer in time")
-        if _dropped(error) and key_is_refused(*self._address, self._identity, self._pin):
+        watching = self._beside(connection)
+        if _dropped(error) and key_is_refused(*self._address, self._identity, self._pin, watching):
             return TrustError(
                 f"the receiver at {self._peer} does not accept this machine's key",
                 remedy="pair again with a fresh code from blocksync recv; blocksync peers lists there who may send",
@@ -240,9 +262,10 @@ class HttpControl(ControlPort):
             error, OSError | http.client.IncompleteRead
         ):
             return ProtocolError(f"what answers at {self._peer} does not speak HTTP: {type(error).__name__}")
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
             return from_os_error(error, NetworkError, doing)
-        return NetworkError(f"{doing}: the answer broke off")
+        # An end in the midst of TLS has a number of OpenSSL's, which is no error of the system's.
+        return NetworkError(f"{doing}: the connection broke off")
 
 
 def _dropped(error: Exception) -> bool:

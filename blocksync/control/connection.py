@@ -57,8 +57,13 @@ class Connection:
 
     def fingerprint(self) -> bytes | None:
         """Of the certificate that the receiver was proven by; once it is open."""
+        return peer_fingerprint(self.sock)
+
+    @property
+    def sock(self) -> ssl.SSLSocket:
+        """Below it, once it is open."""
         assert self._wire is not None
-        return peer_fingerprint(self._wire.sock)
+        return self._wire.sock
 
     def ask(self, method: str, path: str, body: bytes | None, seconds: float) -> http.client.HTTPResponse:
         """Send a request and return the answer's head; its body is read within the same deadline.

@@ -7,35 +7,41 @@ reset, which is what a broken link looks like too. The difference: without a cer
 
 from __future__ import annotations
 
+import contextlib
 import http.client
-import socket
 
+from blocksync.control.connection import Connection
+from blocksync.platforms.dialing import Watching
 from blocksync.trust.identity import Identity
 from blocksync.trust.tls import client_context
 
 PROBE_SECONDS = 5.0
 
 
-def key_is_refused(host: str, port: int, identity: Identity, pin: bytes) -> bool:
-    """Whether the pinned receiver answers strangers, but drops this machine's key. Blocks for some seconds at most."""
-    # The last question rules out that the receiver merely went away between the first two.
-    return (
-        _answers(host, port, None, pin)
-        and not _answers(host, port, identity, pin)
-        and _answers(host, port, None, pin)
-    )
+def key_is_refused(host: str, port: int, identity: Identity, pin: bytes, watching: Watching) -> bool:
+    """Whether the pinned receiver answers strangers, but drops this machine's key. Blocks for some seconds at most.
 
+    Args:
+        watching: ends it at once, and then nothing is found out.
+    """
 
-def _answers(host: str, port: int, identity: Identity | None, pin: bytes) -> bool:
-    context = client_context(identity, pin=pin)
+    def answers(shown: Identity | None) -> bool:
+        connection = Connection(host, port, client_context(shown, pin=pin))
+        with contextlib.closing(connection), watching(connection.abort):
+            try:
+                connection.open(PROBE_SECONDS)
+                return connection.ask("GET", "/v1/hello", None, PROBE_SECONDS).status == http.HTTPStatus.OK
+            except (OSError, http.client.HTTPException):
+                if connection.given_up:
+                    raise _GivenUpError from None
+                return False
+
     try:
-        with (
-            socket.create_connection((host, port), timeout=PROBE_SECONDS) as plain,
-            context.wrap_socket(plain) as secure,
-        ):
-            connection = http.client.HTTPConnection(host)
-            connection.sock = secure
-            connection.request("GET", "/v1/hello")
-            return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
+        # The last question rules out that the receiver merely went away between the first two.
+        return answers(None) and not answers(identity) and answers(None)
+    except _GivenUpError:
         return False
+
+
+class _GivenUpError(Exception):
+    """Somebody says stop: what did not answer proves nothing."""

@@ -54,7 +54,9 @@ def rebuild_slot(
             old = SlotStore.load_or_none(folder)
         except StateDamagedError:
             old = None
-        with open_target(target_path, overwrite=Slot.holds_state(folder), state_dir=state) as target:
+        with open_target(
+            target_path, overwrite=Slot.holds_state(folder), state_dir=state, watching=cancel.watching
+        ) as target:
             geometry = old.geometry if old is not None else Geometry(target.size, sector_bytes=target.sector_bytes)
             kind = old.kind if old is not None else DigestKind.XXH3
             identity = old.source_identity if old is not None else ""
@@ -72,7 +74,11 @@ def rebuild_slot(
                     raise InterruptedTransferError("interrupted", remedy=_AGAIN, safe=_ONLY_READ)
 
             try:
+                target.sync()
+                mark = target.write_mark()
                 claim_content(target, store, tell)
+                if mark:
+                    store.rest(mark)
                 facts = _facts(slot, store, path)
             finally:
                 store.close()

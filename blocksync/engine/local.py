@@ -63,6 +63,7 @@ def copy_disk(
             create_size=source.size if options.create else None,
             overwrite=options.overwrite or known,
             state_dir=state,
+            watching=cancel.watching,
         )
         try:
             slot = Slot(_SLOT, target, folder)

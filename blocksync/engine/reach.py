@@ -30,6 +30,8 @@ from blocksync.trust.identity import Identity
 from blocksync.trust.pins import Pin, Pins
 from blocksync.trust.tls import client_context
 
+DATA_CONNECT_SECONDS = 10.0
+
 
 def parse_address(text: str) -> tuple[str, int]:
     """``HOST``, ``HOST:PORT``, ``[IPv6]`` or ``[IPv6]:PORT``.
@@ -252,7 +254,7 @@ class Reach:
         context = client_context(self._identity, pin=self._pin.fingerprint)
         dial = Dial(self._host, answer.data_port, context)
         with self._cancel.watching(dial.abort):
-            return connect(dial, self._pin.fingerprint, timeout=10.0)
+            return connect(dial, self._pin.fingerprint, timeout=DATA_CONNECT_SECONDS)
 
     def close(self) -> None:
         self.control.close()

@@ -46,7 +46,11 @@ class Sender:
             BlocksyncError: what a retry cannot mend, or still failed after ``retry_seconds`` without progress.
         """
         transfer = self._transfer
-        transfer.look()
+        try:
+            transfer.look()
+        except BlocksyncError as error:
+            transfer.cancel.check(error)
+            raise
         backoff = FIRST_BACKOFF_SECONDS
         last_progress = time.monotonic()
         while True:

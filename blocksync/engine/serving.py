@@ -26,6 +26,7 @@ from blocksync.errors import UsageError
 from blocksync.manifest.folder import OsFolder
 from blocksync.options import ReceiveOptions, TargetSpec
 from blocksync.platforms import machine_memory_bytes, memory_bytes
+from blocksync.platforms.dialing import Watching, unwatched
 from blocksync.protocol.messages import ControlPort
 from blocksync.results import Listening, Progress, ReceiveResult
 from blocksync.targets import open_target
@@ -45,9 +46,16 @@ class Serving:
         options: of the caller.
         state: the state folder, prepared.
         division: divides targets for flatten; closed with this.
+        watching: makes what waits for a target's server fail.
     """
 
-    def __init__(self, options: ReceiveOptions, state: Path, division: Division | None = None) -> None:
+    def __init__(
+        self,
+        options: ReceiveOptions,
+        state: Path,
+        division: Division | None = None,
+        watching: Watching = unwatched,
+    ) -> None:
         self._options = options
         self._committed: list[tuple[str, int, float]] = []
         self._changed = threading.Condition()
@@ -71,7 +79,7 @@ class Serving:
             )
             for name, spec in named.items():
                 divided = division is not None and division.divided(name)
-                slot = _open_slot(name, spec, state, rights, budget, divided=divided)
+                slot = _open_slot(name, spec, state, rights, budget, divided=divided, watching=watching)
                 exits.callback(slot.close)
                 slots[name] = slot
             self._code_files = CodeFiles(options.code_file, options.code_folder, tuple(named))
@@ -211,7 +219,9 @@ def _buffers_here() -> int:
     return max(MIN_BUFFER_BYTES, min(DEFAULT_BUFFER_BYTES, machine_memory_bytes() // 4))
 
 
-def _open_slot(name: str, spec: TargetSpec, state: Path, rights: Rights, budget: Budget, *, divided: bool) -> Slot:
+def _open_slot(
+    name: str, spec: TargetSpec, state: Path, rights: Rights, budget: Budget, *, divided: bool, watching: Watching
+) -> Slot:
     with rights.of_state():
         folder = OsFolder(slot_folder(state, name))
     try:
@@ -220,6 +230,7 @@ def _open_slot(name: str, spec: TargetSpec, state: Path, rights: Rights, budget:
             create_size=spec.create_size,
             overwrite=spec.overwrite or Slot.holds_state(folder) or divided,
             state_dir=state,
+            watching=watching,
         )
         try:
             with rights.of_state():

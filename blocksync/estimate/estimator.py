@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-import socket
 import statistics
 import time
 from collections.abc import Callable
@@ -32,6 +32,7 @@ from blocksync.estimate.sampling import Sample, Sampler
 from blocksync.estimate.trial import TrialDisk, noise, trial_content
 from blocksync.estimate.watching import Watcher
 from blocksync.options import SendOptions
+from blocksync.platforms.dialing import Dialing, Watching
 from blocksync.results import Progress
 from blocksync.sources.base import Source
 
@@ -93,7 +94,8 @@ class Estimator:
     # -- stages -----------------------------------------------------------------------------------------------
 
     def _generation(self, reach: Reach) -> int:
-        slots = reach.control.status().get("slots")
+        with self._cancel.watching(reach.control.abort):
+            slots = reach.control.status().get("slots")
         if not isinstance(slots, dict):
             return 0
         slot = slots.get(self._options.slot) or (next(iter(slots.values())) if len(slots) == 1 else {})
@@ -102,7 +104,7 @@ class Estimator:
 
     def _probe(self, reach: Reach) -> LinkFigures:
         self._tell("probing")
-        trip = round_trip(*reach.address)
+        trip = round_trip(*reach.address, self._cancel.watching)
         content = noise(self._chance)
         rates: list[tuple[int, float]] = []
         fastest = 0.0
@@ -268,17 +270,22 @@ def figures_of(sample: Sample) -> SourceFigures:
     )
 
 
-def round_trip(host: str, port: int) -> float:
+def round_trip(host: str, port: int, watching: Watching) -> float:
     """Seconds that a connection to the control port takes: one round trip; the median of some.
+
+    Args:
+        watching: gives it up.
 
     Raises:
         NetworkError: nobody answers.
     """
     trips = []
     for _ in range(ROUND_TRIPS):
+        dialing = Dialing(host, port)
         began = time.perf_counter()
         try:
-            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+            with contextlib.closing(dialing), watching(dialing.abort):
+                dialing.reach(CONNECT_SECONDS)
         except OSError as error:
             raise from_os_error(error, NetworkError, f"the control port {host}:{port} cannot be reached") from error
         trips.append(time.perf_counter() - began)

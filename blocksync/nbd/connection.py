@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import Iterable
 
@@ -20,47 +21,63 @@ from blocksync.nbd.failures import Failures
 from blocksync.nbd.negotiation import Agreed, Need, Negotiation, Send, Wanted
 from blocksync.nbd.transmission import Request, Transmission
 from blocksync.platforms import tune_socket
+from blocksync.platforms.dialing import Dialing
 
 REQUESTS_IN_FLIGHT = 16
 BYTES_IN_FLIGHT = 8 << 20
 # Silence for so long while an answer is due: the server is taken for dead.
 TIMEOUT_SECONDS = 60.0
+_AGAIN_SECONDS = 0.05
 
 Work = tuple[Request, "memoryview | None", int]
 """A request, a write's payload, and the command's flags."""
 
 
 class Connection:
-    """Connects and shakes hands.
+    """Used by one thread at a time; only :meth:`abort` may be called from another.
 
     Args:
         address: of the export.
-        wanted: of the handshake.
         failures: classes to raise.
-        timeout: seconds of silence.
-
-    Raises:
-        BlocksyncError: of the failures' classes.
     """
 
-    def __init__(
-        self, address: Address, wanted: Wanted, failures: Failures, *, timeout: float = TIMEOUT_SECONDS
-    ) -> None:
+    agreed: Agreed
+
+    def __init__(self, address: Address, failures: Failures) -> None:
         self._address = address
         self._failures = failures
         self._name = address.text
         self.broken = False
+        self._dialing = _UnixDialing(address.socket) if address.socket else Dialing(address.host, address.port)
         self._socket: socket.socket | None = None
+
+    def open(self, wanted: Wanted, timeout: float = TIMEOUT_SECONDS) -> None:
+        """Connect and shake hands.
+
+        Args:
+            wanted: of the handshake.
+            timeout: seconds of silence, now and later.
+
+        Raises:
+            BlocksyncError: of the failures' classes.
+        """
         try:
-            self._socket = _dial(address, timeout)
+            self._socket = self._dialing.reach(timeout)
+            self._socket.settimeout(timeout)
+            if not self._address.socket:
+                tune_socket(self._socket)
         except OSError as error:
             raise self._lost(error, "cannot connect to") from error
         try:
-            self.agreed: Agreed = self._shake_hands(Negotiation(wanted, failures, self._name))
+            self.agreed = self._shake_hands(Negotiation(wanted, self._failures, self._name))
         except BaseException:
             self._break()
             raise
-        self._core = Transmission(self.agreed, failures, self._name)
+        self._core = Transmission(self.agreed, self._failures, self._name)
+
+    def abort(self) -> None:
+        """Make the call under way and all later ones fail; from any thread."""
+        self._dialing.abort()
 
     def run(self, work: Iterable[Work]) -> None:
         """Carry out requests, several at a time, all of them even if one fails.
@@ -125,7 +142,10 @@ class Connection:
     def _secure(self) -> None:
         name = self._address.tls_hostname or self._address.host or "localhost"
         try:
-            self._socket = _context(self._address.tls_certificates).wrap_socket(self._wire, server_hostname=name)
+            context = _context(self._address.tls_certificates)
+            self._socket = context.wrap_socket(self._wire, server_hostname=name, do_handshake_on_connect=False)
+            self._dialing.hold(self._socket)
+            self._socket.do_handshake()
         except ssl.SSLCertVerificationError as error:
             raise self._failures.answered(
                 f"the certificate of the NBD server {self._name} is not trusted: {error.verify_message}",
@@ -165,12 +185,13 @@ class Connection:
 
     def _break(self) -> None:
         self.broken = True
-        if self._socket is not None:
-            self._socket.close()
+        self._dialing.close()
 
     def _lost(self, error: Exception | None, doing: str) -> BlocksyncError:
         self._break()
         where = f"{doing} the NBD server {self._name}"
+        if self._dialing.given_up:
+            return self._failures.lost(f"{where}: it was given up")
         if isinstance(error, TimeoutError):
             return self._failures.lost(f"{where}: it does not answer")
         if isinstance(error, ssl.SSLError):
@@ -181,21 +202,26 @@ class Connection:
         return self._failures.lost(where if error is None else f"{where}: {error}")
 
 
-def _dial(address: Address, timeout: float) -> socket.socket:
-    if not address.socket:
-        made = socket.create_connection((address.host, address.port), timeout=timeout)
-        tune_socket(made)
-        return made
-    if not hasattr(socket, "AF_UNIX"):
-        raise OSError(f"no unix sockets on {os.name}")
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        made.settimeout(timeout)
-        made.connect(address.socket)
-    except BaseException:
-        made.close()
-        raise
-    return made
+class _UnixDialing(Dialing):
+    """The same to a socket of this machine."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, 0)
+        self._path = path
+
+    def reach(self, seconds: float) -> socket.socket:
+        if not hasattr(socket, "AF_UNIX"):
+            raise OSError(f"no unix sockets on {os.name}")
+        deadline = time.monotonic() + seconds
+        while True:
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                return self._connect(made, self._path, seconds)
+            except BlockingIOError:
+                # Its queue is full: unlike with TCP the call has ended, and is made again.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_AGAIN_SECONDS)
 
 
 def _context(folder: str) -> ssl.SSLContext:

@@ -18,6 +18,7 @@ from blocksync.nbd.failures import Failures
 from blocksync.nbd.negotiation import Agreed, Wanted
 from blocksync.nbd.transmission import Request
 from blocksync.nbd.wire import Command
+from blocksync.platforms.dialing import Watching, unwatched
 
 CONNECTIONS = 4
 # A request's data: small enough that a chunk is several requests, large enough that few headers travel.
@@ -38,6 +39,7 @@ class Export:
         contexts: metadata contexts to choose, where the server has them.
         listed: a prefix of contexts to list.
         timeout: seconds of silence after which a server is taken for dead.
+        watching: makes what waits for the server fail, for as long as the export is open.
 
     Raises:
         BlocksyncError: of the failures' classes.
@@ -51,16 +53,26 @@ class Export:
         contexts: tuple[str, ...] = (wire.ALLOCATION,),
         listed: str = "",
         timeout: float = TIMEOUT_SECONDS,
+        watching: Watching = unwatched,
     ) -> None:
         self.address = address
         self._failures = failures
         self._wanted = Wanted(export=address.export, tls=address.tls, contexts=contexts, listed=listed)
         self._timeout = timeout
+        # Its lock is reentrant: a signal handler may abort on top of a call of its own thread.
         self._free = threading.Condition()
         self._closed = False
         self.losses = 0
         """Connections that broke; a target compares it to know what a flush is worth."""
-        first = Connection(address, self._wanted, failures, timeout=timeout)
+        self._given_up = False
+        self._known: set[Connection] = set()
+        self._watched = contextlib.ExitStack()
+        try:
+            self._watched.enter_context(watching(self.abort))
+            first = self._made(timeout)
+        except BaseException:
+            self._watched.close()
+            raise
         self.agreed: Agreed = first.agreed
         self._idle = [first]
         self._open = 1
@@ -125,6 +137,15 @@ class Export:
                     yield offset, here, flags
                     offset += here
 
+    def abort(self) -> None:
+        """Make calls under way and all later ones fail; from any thread."""
+        with self._free:
+            self._given_up = True
+            known = tuple(self._known)
+            self._free.notify_all()
+        for connection in known:
+            connection.abort()
+
     def close(self) -> None:
         """Say goodbye on all connections; may be called twice."""
         with self._free:
@@ -132,7 +153,30 @@ class Export:
             idle, self._idle = self._idle, []
             self._open -= len(idle)
         for connection in idle:
-            connection.close()
+            self._end(connection)
+        self._watched.close()
+
+    def _made(self, timeout: float) -> Connection:
+        """One more connection, open, which :meth:`abort` ends from before its first call on."""
+        made = Connection(self.address, self._failures)
+        with self._free:
+            self._known.add(made)
+            if self._given_up:
+                made.abort()
+        try:
+            made.open(self._wanted, timeout)
+        except BaseException:
+            self._forget(made)
+            raise
+        return made
+
+    def _end(self, connection: Connection) -> None:
+        connection.close()
+        self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        with self._free:
+            self._known.discard(connection)
 
     def _run(self, work: Iterator[Work]) -> None:
         with self._borrowed() as connection:
@@ -148,9 +192,10 @@ class Export:
                 if connection.broken:
                     self._open -= 1
                     self.losses += 1
+                    self._forget(connection)
                 elif self._closed:
                     self._open -= 1
-                    connection.close()
+                    self._end(connection)
                 else:
                     self._idle.append(connection)
                 self._free.notify()
@@ -158,8 +203,10 @@ class Export:
     def _take(self) -> Connection:
         while True:
             with self._free:
-                while not self._idle and self._open >= self._most:
+                while not self._idle and self._open >= self._most and not self._given_up:
                     self._free.wait()
+                if self._given_up:
+                    raise self._failures.lost(f"the NBD export {self.address.text} was given up")
                 if self._closed:
                     raise self._failures.lost(f"the NBD export {self.address.text} was closed")
                 if self._idle:
@@ -172,12 +219,7 @@ class Export:
 
     def _further(self, *, only: bool) -> Connection | None:
         try:
-            made = Connection(
-                self.address,
-                self._wanted,
-                self._failures,
-                timeout=self._timeout if only else min(self._timeout, _FURTHER_SECONDS),
-            )
+            made = self._made(self._timeout if only else min(self._timeout, _FURTHER_SECONDS))
         except BaseException as error:
             with self._free:
                 self._open -= 1
@@ -193,7 +235,7 @@ class Export:
             self.agreed.flags,
             self.agreed.contexts,
         ):
-            made.close()
+            self._end(made)
             with self._free:
                 self._open -= 1
                 self._free.notify()

@@ -14,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blocksync import __version__
+from blocksync.control.connection import Connection
 from blocksync.control.diagnosis import key_is_refused
 from blocksync.engine.cancel import Cancel
 from blocksync.errors import BlocksyncError, NetworkError, TrustError
 from blocksync.options import DEFAULT_DATA_PORT
 from blocksync.platforms import path_mtu
+from blocksync.platforms.dialing import unwatched
 from blocksync.platforms.likeness import marks_of
 from blocksync.preflight import findings
 from blocksync.preflight.findings import Finding, Kind, found
@@ -27,7 +29,7 @@ from blocksync.transports.dial import Dial
 from blocksync.transports.tls import connect
 from blocksync.trust.identity import Identity
 from blocksync.trust.pins import Pin
-from blocksync.trust.tls import client_context, peer_fingerprint
+from blocksync.trust.tls import client_context
 
 PROBE_SECONDS = 5.0
 # More than one segment whatever the MTU: jumbo frames have 9000.
@@ -101,7 +103,7 @@ class Way:
         try:
             status = ask(self._host, self._port, self._identity, "GET", "/v1/status")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if key_is_refused(self._host, self._port, self._identity, pin.fingerprint):
+            if key_is_refused(self._host, self._port, self._identity, pin.fingerprint, unwatched):
                 yield found(findings.KEY_REFUSED, f"{at} does not accept this machine's key")
             else:
                 yield found(findings.CONTROL_SILENT, f"{at} does not answer a paired sender: {_short(error)}")
@@ -199,17 +201,14 @@ def ask(
         cancel: ends it at any moment.
 
     Raises:
-        OSError: no connection, no TLS, or no answer in time.
+        OSError: no connection, no TLS, no answer in time, or it was ended.
         HTTPException, ValueError: what answers speaks no HTTP.
     """
-    dial = Dial(host, port, client_context(identity))
-    with contextlib.closing(dial), cancel.watching(dial.abort) if cancel else contextlib.nullcontext():
-        secure = dial.open(PROBE_SECONDS)
-        secure.settimeout(PROBE_SECONDS)
-        connection = http.client.HTTPConnection(host)
-        connection.sock = secure
-        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
-        answer = connection.getresponse()
+    connection = Connection(host, port, client_context(identity))
+    watching = cancel.watching if cancel else unwatched
+    with contextlib.closing(connection), watching(connection.abort):
+        connection.open(PROBE_SECONDS)
+        answer = connection.ask(method, path, body, PROBE_SECONDS)
         raw = answer.read(MAX_MESSAGE_BYTES)
         skew = clock_skew(answer.headers.get("Date"), time.time())
         try:
@@ -220,8 +219,8 @@ def ask(
             status=answer.status,
             said=said if isinstance(said, dict) else {},
             clock_skew=skew,
-            fingerprint=peer_fingerprint(secure),
-            mtu=path_mtu(secure),
+            fingerprint=connection.fingerprint(),
+            mtu=path_mtu(connection.sock),
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from blocksync.changes.base import Tracker
 from blocksync.errors import BlocksyncError, SnapshotError, UsageError
+from blocksync.platforms.dialing import Watching, unwatched
 from blocksync.snapshots.cleaning import clean
 from blocksync.snapshots.lvm import STILL_SECONDS, Taken, Taker
 from blocksync.snapshots.records import Records
@@ -39,6 +40,7 @@ class Wishes:
         still_seconds: how long volumes of a group may be held back at most.
         say: gets what a person should know, a line each.
         records: where this process notes what it does.
+        watching: gives up a wait for a source that does not answer.
         shadows: folder of what is noted of shadow copies, which outlive a restart; None for none of them.
     """
 
@@ -47,6 +49,7 @@ class Wishes:
     still_seconds: float = STILL_SECONDS
     say: Callable[[str], None] = _nobody
     records: Records = field(default_factory=Records)
+    watching: Watching = unwatched
     shadows: Path | None = None
 
 
@@ -114,7 +117,7 @@ def _take(taker: Taker, volumes: dict[str, Volume], mode: str, count: int, wishe
 
 def _open(path: str, taken: Taken | None, taker: Taker | None, consistency: str, wishes: Wishes) -> Source:
     if taken is None:
-        source = open_source(path)
+        source = open_source(path, wishes.watching)
         if wishes.track and source.tracker is None:
             source.tracker = device_tracker(path) or _live_tracker(path)
             if source.tracker is None:

@@ -7,17 +7,19 @@ import stat
 
 from blocksync.errors import BlocksyncError, SourceError, from_os_error
 from blocksync.extensions import SOURCES, find_extension
+from blocksync.platforms.dialing import Watching, unwatched
 from blocksync.sources.base import Source
 
 __all__ = ["Source", "open_source"]
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, watching: Watching = unwatched) -> Source:
     """Open what a person names: a disk image, a block device, or a place on some of these.
 
     Args:
         text: a path; ``disk.img#2``, ``disk.img#vg0/root``, ``a.img,b.img#vg0/root``; or ``NAME:…`` of a package that
             adds sources.
+        watching: makes what waits for a server fail, now and for as long as the source is open.
 
     Raises:
         SourceError: it is missing, forbidden, empty, or neither a file nor a block device.
@@ -30,8 +32,8 @@ def open_source(text: str) -> Source:
     if "#" in text and not os.path.exists(text):
         from blocksync.sources.volume import open_place_source
 
-        return open_place_source(text)
-    return _open_extension(text) or _open_disk(text)
+        return open_place_source(text, watching)
+    return _open_extension(text) or _open_disk(text, watching)
 
 
 def _open_extension(text: str) -> Source | None:
@@ -51,7 +53,7 @@ def _open_extension(text: str) -> Source | None:
     return opened
 
 
-def _open_disk(path: str) -> Source:
+def _open_disk(path: str, watching: Watching) -> Source:
     from blocksync.nbd.address import is_address
     from blocksync.nbd.qemu import is_qcow2
     from blocksync.sources.disk import DeviceSource, FileSource
@@ -59,11 +61,11 @@ def _open_disk(path: str) -> Source:
     if is_address(path):
         from blocksync.sources.nbd import open_nbd
 
-        return open_nbd(path)
+        return open_nbd(path, watching)
     if is_qcow2(path):
         from blocksync.sources.nbd import open_qcow2
 
-        return open_qcow2(path)
+        return open_qcow2(path, watching)
     try:
         mode = os.stat(path).st_mode
     except OSError as error:

@@ -14,6 +14,7 @@ from blocksync.nbd.extents import allocation, knows_extents
 from blocksync.nbd.failures import SOURCE_FAILURES
 from blocksync.nbd.qemu import QemuServer, check_magic
 from blocksync.nbd.wire import ALLOCATION, BITMAP_PREFIX
+from blocksync.platforms.dialing import Watching, unwatched
 from blocksync.sources.base import Source, SourceCapabilities
 
 SECTOR_BYTES = 512
@@ -27,13 +28,20 @@ class NbdSource(Source):
         name: what a person calls it.
         identity: None for the address's own.
         server: one of ours to end with the source.
+        watching: makes what waits for the server fail.
 
     Raises:
         SourceError: the server cannot be reached, has no such export, or speaks something else.
     """
 
     def __init__(
-        self, address: Address, *, name: str, identity: str | None = None, server: QemuServer | None = None
+        self,
+        address: Address,
+        *,
+        name: str,
+        identity: str | None = None,
+        server: QemuServer | None = None,
+        watching: Watching = unwatched,
     ) -> None:
         self.name = name
         self._server = server
@@ -44,6 +52,7 @@ class NbdSource(Source):
             SOURCE_FAILURES,
             contexts=(ALLOCATION, *bitmap),
             listed=BITMAP_PREFIX if address.bitmap else "",
+            watching=watching,
         )
         agreed = self.export.agreed
         # The disk's sectors are not told; a server that reads in pages stands on a disk of such sectors.
@@ -89,12 +98,12 @@ class NbdSource(Source):
             server.close()
 
 
-def open_nbd(text: str) -> NbdSource:
+def open_nbd(text: str, watching: Watching = unwatched) -> NbdSource:
     """Open ``nbd://…`` and its kin for reading."""
-    return NbdSource(parse_address(text), name=text)
+    return NbdSource(parse_address(text), name=text, watching=watching)
 
 
-def open_qcow2(path: str) -> NbdSource:
+def open_qcow2(path: str, watching: Watching = unwatched) -> NbdSource:
     """Open a qcow2 image for reading, through a qemu-nbd that ends with the source.
 
     Raises:
@@ -104,7 +113,7 @@ def open_qcow2(path: str) -> NbdSource:
     server = QemuServer(path, writable=False, kind=SourceError)
     try:
         identity = f"qcow2:{os.path.realpath(path)}"
-        return NbdSource(server.address, name=path, identity=identity, server=server)
+        return NbdSource(server.address, name=path, identity=identity, server=server, watching=watching)
     except BlocksyncError as error:
         told = server.explain(error)
         server.stop()

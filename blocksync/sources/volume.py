@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from blocksync.errors import LayoutError, SourceError
 from blocksync.extents import Extent, ExtentKind, merge
+from blocksync.platforms.dialing import Watching, unwatched
 from blocksync.sources.base import Source, SourceCapabilities
 from blocksync.volumes.places import Place, open_place
 from blocksync.volumes.reader import SourceReader, resolve
@@ -101,8 +102,8 @@ def _strength(consistency: str) -> int:
     return {"crash": 1, "crash-group": 2, "application": 3}.get(consistency, 0)
 
 
-def open_place_source(text: str) -> VolumeSource:
-    """Open ``DISK[,DISK…]#PLACE``.
+def open_place_source(text: str, watching: Watching = unwatched) -> VolumeSource:
+    """Open ``DISK[,DISK…]#PLACE``; ``watching`` as for :func:`blocksync.sources.open_source`.
 
     Raises:
         SourceError: a disk cannot be opened.
@@ -112,7 +113,7 @@ def open_place_source(text: str) -> VolumeSource:
 
     names, _, place = text.rpartition("#")
     with contextlib.ExitStack() as stack:
-        disks = [stack.enter_context(open_source(name)) for name in names.split(",")]
+        disks = [stack.enter_context(open_source(name, watching)) for name in names.split(",")]
         found = VolumeSource(disks, place)
         stack.pop_all()
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from blocksync.errors import BlocksyncError, TargetError, TargetRefusedError, from_os_error
 from blocksync.extensions import TARGETS, find_extension
+from blocksync.platforms.dialing import Watching, unwatched
 from blocksync.targets.base import Target
 
 __all__ = ["Target", "open_target"]
@@ -31,7 +32,12 @@ def _open_extension(text: str, **wishes: object) -> Target | None:
 
 
 def open_target(
-    path: str, *, create_size: int | None = None, overwrite: bool = False, state_dir: Path | None = None
+    path: str,
+    *,
+    create_size: int | None = None,
+    overwrite: bool = False,
+    state_dir: Path | None = None,
+    watching: Watching = unwatched,
 ) -> Target:
     """Open a target that is fit to be written (rule 9 of the design).
 
@@ -41,6 +47,7 @@ def open_target(
             written.
         overwrite: consent to a target that is not empty.
         state_dir: must not lie on the target or on anything stacked on it.
+        watching: makes what waits for a server fail, now and for as long as the target is open.
 
     Raises:
         TargetRefusedError: with the reason.
@@ -56,11 +63,13 @@ def open_target(
     if is_address(path):
         from blocksync.targets.nbd import open_nbd_target
 
-        return open_nbd_target(path, overwrite=overwrite)
+        return open_nbd_target(path, overwrite=overwrite, watching=watching)
     if is_qcow2(path) and (create_size is not None or os.path.isfile(path)):
         from blocksync.targets.nbd import Qcow2Target
 
-        return Qcow2Target(path, overwrite=overwrite, create_size=create_size, state_dir=state_dir)
+        return Qcow2Target(
+            path, overwrite=overwrite, create_size=create_size, state_dir=state_dir, watching=watching
+        )
     if create_size is not None and not os.path.lexists(path):
         create_image(path, create_size)
         return FileTarget(path, overwrite=overwrite, fresh=True, state_dir=state_dir)

@@ -18,6 +18,7 @@ from blocksync.nbd.export import Export
 from blocksync.nbd.extents import allocation, knows_extents
 from blocksync.nbd.failures import TARGET_FAILURES
 from blocksync.nbd.qemu import QemuServer, check_magic, create_qcow2
+from blocksync.platforms.dialing import Watching, unwatched
 from blocksync.targets.base import Target, TargetCapabilities
 from blocksync.targets.fitness import refuse_busy, refuse_content, refuse_state_on_target
 
@@ -33,14 +34,24 @@ class NbdTarget(Target):
         address: of the export.
         name: what a person calls it.
         overwrite: consent to content.
+        watching: makes what waits for the server fail.
 
     Raises:
         TargetRefusedError: it is read-only, not empty, or can make nothing durable.
         TargetError: the server cannot be reached or speaks something else.
     """
 
-    def __init__(self, address: Address, *, name: str, overwrite: bool, fresh: bool = False) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        name: str,
+        overwrite: bool,
+        fresh: bool = False,
+        watching: Watching = unwatched,
+    ) -> None:
         self.name = name
+        self._watching = watching
         self._address = address
         self.identity = f"nbd:{address.text}"
         self._export: Export | None = None
@@ -154,7 +165,7 @@ class NbdTarget(Target):
         return self._export
 
     def _open_export(self) -> Export:
-        return Export(self._address, TARGET_FAILURES)
+        return Export(self._address, TARGET_FAILURES, watching=self._watching)
 
     def _widened(self, offset: int, length: int) -> tuple[int, int]:
         least = self.capabilities.alignment
@@ -173,9 +184,18 @@ class Qcow2Target(NbdTarget):
         overwrite: consent to content.
         create_size: bytes; makes a new image where there is none.
         state_dir: must not lie on it.
+        watching: makes what waits for its server fail.
     """
 
-    def __init__(self, path: str, *, overwrite: bool, create_size: int | None, state_dir: Path | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        overwrite: bool,
+        create_size: int | None,
+        state_dir: Path | None,
+        watching: Watching = unwatched,
+    ) -> None:
         self._path = os.path.abspath(path)
         self._state_dir = state_dir
         self._server: QemuServer | None = None
@@ -188,6 +208,7 @@ class Qcow2Target(NbdTarget):
             name=path,
             overwrite=overwrite,
             fresh=fresh,
+            watching=watching,
         )
         self.identity = f"qcow2:{os.path.realpath(path)}"
         if create_size is not None and self.size != -(-create_size // SECTOR_BYTES) * SECTOR_BYTES:
@@ -207,7 +228,7 @@ class Qcow2Target(NbdTarget):
         refuse_busy(self.name, status)
         server = QemuServer(self._path, writable=True, kind=TargetError)
         try:
-            export = Export(server.address, TARGET_FAILURES)
+            export = Export(server.address, TARGET_FAILURES, watching=self._watching)
         except BlocksyncError as error:
             told = server.explain(error)
             server.stop()
@@ -225,6 +246,6 @@ class Qcow2Target(NbdTarget):
             server.close()
 
 
-def open_nbd_target(text: str, *, overwrite: bool) -> NbdTarget:
+def open_nbd_target(text: str, *, overwrite: bool, watching: Watching = unwatched) -> NbdTarget:
     """Open ``nbd://…`` and its kin for writing."""
-    return NbdTarget(parse_address(text), name=text, overwrite=overwrite)
+    return NbdTarget(parse_address(text), name=text, overwrite=overwrite, watching=watching)

@@ -13,7 +13,7 @@ from blocksync.control import client
 from blocksync.control.client import HttpControl
 from blocksync.control.connection import Connection
 from blocksync.engine.statedir import prepare
-from blocksync.errors import BlocksyncError, NetworkError, ProtocolError
+from blocksync.errors import BlocksyncError, IncompleteError, NetworkError, ProtocolError
 from blocksync.trust.identity import Identity
 from blocksync.trust.tls import client_context, server_context
 
@@ -167,4 +167,53 @@ def test_a_second_address_is_tried_where_the_first_leads_nowhere(
     control = server.control()
     assert control.heartbeat(bytes(16)).durable == 7
     control.close()
+    server.close()
+
+
+def test_the_diagnosis_of_a_dropped_connection_ends_with_its_call(tmp_path: Path) -> None:
+    receiver = Identity.load_or_create(prepare(tmp_path / "receiver"))
+    sender = Identity.load_or_create(prepare(tmp_path / "sender"))
+    left: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        control = HttpControl("127.0.0.1", listening.getsockname()[1], sender, receiver.fingerprint)
+
+        def drop_and_say_nothing() -> None:
+            listening.accept()[0].close()
+            # Strangers are answered, as by a receiver that does not know this machine's key.
+            with server_context(receiver, []).wrap_socket(listening.accept()[0], server_side=True) as stranger:
+                stranger.recv(65536)
+                stranger.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            asked, _ = listening.accept()
+            with asked:
+                asked.settimeout(20)
+                asked.recv(65536)
+                control.abort()
+                while part := asked.recv(65536):
+                    left.append(part)
+                left.append(part)
+
+        thread = threading.Thread(target=drop_and_say_nothing)
+        thread.start()
+        with pytest.raises(IncompleteError, match="given up"):
+            control.heartbeat(bytes(16))
+        thread.join()
+        # No further question is put: nobody waits in the queue.
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert left[-1] == b""
+    control.close()
+
+
+def test_an_end_in_the_midst_of_tls_is_told_as_what_it_is(tmp_path: Path) -> None:
+    server = Answering(tmp_path, [])
+    control = server.control()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=lambda: [listening.accept()[0].close() for _ in range(4)], daemon=True).start()
+        port = listening.getsockname()[1]
+        with pytest.raises(NetworkError, match=r"broke off|reset") as told:
+            HttpControl("127.0.0.1", port, server.client, server.identity.fingerprint).heartbeat(bytes(16))
+    assert "format" not in told.value.message, "a number of OpenSSL's was taken for one of the system's"
+    control.close()
+    socket.create_connection(("127.0.0.1", server.port)).close()
     server.close()

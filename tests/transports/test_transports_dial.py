@@ -20,6 +20,7 @@ from blocksync.trust.tls import client_context
 # Of which nothing is used where the code is right.
 LONG_SECONDS = 20.0
 LEFT_SECONDS = 15.0
+DRIBBLED_BYTES = 250
 
 
 @pytest.fixture
@@ -85,6 +86,55 @@ def test_a_connect_that_nobody_answers(identity: Identity) -> None:
         finally:
             ended.set()
             thread.join()
+
+
+def test_a_name_that_nobody_looks_up(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    dial = Dial("name.example", 1, client_context(identity, pin=bytes(32)))
+    answered = threading.Event()
+    ended: list[str] = []
+
+    def resolver(host: str, _port: int, flags: int = 0, **_more: int) -> list[tuple[object, ...]]:
+        if flags & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "no number")
+        dial.abort()
+        answered.wait(LONG_SECONDS)
+        ended.append(host)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    with pytest.raises(OSError, match="given up"):
+        dial.open(LONG_SECONDS)
+    assert not ended, "it waited for the resolver"
+    answered.set()
+
+
+@pytest.mark.parametrize("name", ["a" * 70 + ".example", "a..b"])
+def test_what_is_no_name_is_told_as_one_that_is_not_known(identity: Identity, name: str) -> None:
+    with pytest.raises(socket.gaierror):
+        Dial(name, 1, client_context(identity, pin=bytes(32))).open(LONG_SECONDS)
+
+
+def test_a_handshake_that_dribbles_ends_in_time_as_a_whole(identity: Identity) -> None:
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def dribble() -> None:
+            met, _ = listening.accept()
+            # A record of 16 KiB of a handshake; each byte comes well within the time that is left.
+            with met, contextlib.suppress(OSError):
+                met.sendall(b"\x16\x03\x03\x40\x00\x02")
+                for _ in range(DRIBBLED_BYTES):
+                    met.sendall(b"\0")
+                    if over.wait(0.02):
+                        break
+
+        thread = threading.Thread(target=dribble, daemon=True)
+        thread.start()
+        with pytest.raises(TimeoutError):
+            dial_to(listening.getsockname()[1], identity).open(0.3)
+        assert thread.is_alive(), "the server ended it"
+        over.set()
+        thread.join(LEFT_SECONDS)
 
 
 def test_one_that_was_given_up_before_it_began(identity: Identity) -> None:
