@@ -53,6 +53,7 @@ GATES = {
     "kills": Gate("real processes killed at a system call"),
     "io errors": Gate("operations of real processes that were made to fail"),
     "links": Gate("sessions of real processes over broken links"),
+    "link sweep": Gate("bytes of sessions at each of which the way broke, held or dribbled"),
     "hostile": Gate("hostile sessions against a real receiver"),
     "fuzz": Gate("executions"),
 }

@@ -343,7 +343,8 @@ async def _json(request: web.Request) -> object:
     except (ValueError, RecursionError) as error:
         raise ProtocolError("the request is no JSON") from error
     except asyncio.TimeoutError as error:
-        raise ProtocolError("the request took too long") from error
+        # Held on its way as a rule: the sender's next attempt may come through.
+        raise NetworkError("the request did not arrive in time") from error
 
 
 async def _write(response: web.StreamResponse, part: bytes) -> None:

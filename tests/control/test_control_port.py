@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from blocksync.control import server
-from blocksync.control.client import HttpControl
+from blocksync.control.client import HttpControl, refusal
 from blocksync.engine.reach import Reach
 from blocksync.engine.statedir import prepare
 from blocksync.errors import (
@@ -305,3 +305,20 @@ def test_the_receivers_port_in_use_is_told_with_the_option(served: Receiver, tmp
     with pytest.raises(NetworkError) as told:
         listen("127.0.0.1", served.listening.control_port, "control", "--control-port")
     assert "--control-port" in told.value.remedy
+
+
+def test_a_request_that_is_held_on_its_way_is_worth_another_attempt(
+    served: Receiver, reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.1)
+    context = client_context(reach.identity, pin=bytes.fromhex(served.listening.fingerprint))
+    with (
+        socket.create_connection(("127.0.0.1", served.listening.control_port), timeout=20) as plain,
+        context.wrap_socket(plain) as secure,
+    ):
+        secure.sendall(b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+        answer = http.client.HTTPResponse(secure)
+        answer.begin()
+        told = refusal(answer.read())
+    assert isinstance(told, NetworkError), told
+    assert told.retryable

@@ -3,6 +3,7 @@
     kills    SIGKILL at chosen operations of both ends; ``--strace`` for some under strace
     errors   each operation of a session fails in turn
     proxy    the way between the ends is cut at each byte of a session in turn; ``--slow`` holds it and lets it dribble
+    sweep    the same at every byte of whole sessions, tens of them a second: both ends in one process
 
 A seed runs the same fault again: ``python -m tests.faults kills --first 17 --runs 1``.
 """
@@ -29,6 +30,11 @@ from tests.faults.bench import SCENES, SIZE, Bench
 from tests.faults.children import import_all, processor_seconds
 from tests.faults.failing import ENDS, KINDS, Failing
 from tests.faults.kills import Kills, Tally
+from tests.faults.sweep import ACTIONS, Sweep
+from tests.faults.sweep import SCENES as SWEPT
+
+# Where the disk is not what is tried.
+MEMORY = "/dev/shm"
 
 
 def main() -> int:
@@ -45,23 +51,36 @@ def main() -> int:
     errors.add_argument("--at", type=int, default=0, help="this operation alone")
     proxy = commands.add_parser("proxy")
     proxy.add_argument("--scene", choices=cuts.SCENES, action="append")
-    proxy.add_argument("--step", type=int, default=1, metavar="N", help="each N-th byte")
-    proxy.add_argument(
-        "--offset", type=int, default=0, metavar="K", help="from the K-th on: steps add up to all bytes"
-    )
     proxy.add_argument("--slow", action="store_true", help="hold and dribble instead of cutting")
+    sweep = commands.add_parser("sweep")
+    sweep.add_argument("--scene", choices=SWEPT, action="append")
+    sweep.add_argument("--action", choices=ACTIONS, action="append", help="mixed is cut or reset, half of each")
+    sweep.add_argument("--at", type=int, default=None, help="at this byte of each connection alone")
+    for each in (proxy, sweep):
+        each.add_argument("--step", type=int, default=1, metavar="N", help="each N-th byte")
+        each.add_argument(
+            "--offset", type=int, default=0, metavar="K", help="from the K-th on: steps add up to all bytes"
+        )
     for each in (kills, errors):
         each.add_argument("--device", action="store_true", help="the target is a loop device instead of a file")
-    for each in (kills, errors, proxy):
+    for each in (kills, errors, proxy, sweep):
         each.add_argument("--workers", type=int, default=1)
         each.add_argument("--ledger", action="store_true", help="append the outcome to tests/ledger.jsonl")
     wanted = parser.parse_args()
     injector.preload()
     import_all()
-    campaign, gate = {"kills": (_kills, "kills"), "errors": (_errors, "io errors"), "proxy": (_proxy, "links")}[
-        wanted.command
-    ]
-    tally, seconds = _spread(partial(campaign, wanted), wanted.workers, device=getattr(wanted, "device", False))
+    campaign, gate = {
+        "kills": (_kills, "kills"),
+        "errors": (_errors, "io errors"),
+        "proxy": (_proxy, "links"),
+        "sweep": (_sweep, "link sweep"),
+    }[wanted.command]
+    tally, seconds = _spread(
+        partial(campaign, wanted),
+        wanted.workers,
+        device=getattr(wanted, "device", False),
+        place=MEMORY if wanted.command == "sweep" else None,
+    )
     print(json.dumps({"runs": tally.runs, "faults": dict(sorted(tally.faults.items())), "seconds": seconds}))  # noqa: T201
     if wanted.ledger:
         ledger.record(
@@ -107,9 +126,25 @@ def _proxy(wanted: argparse.Namespace, bench: Bench, tally: Tally, worker: int) 
         campaign.close()
 
 
-def _spread(work: Callable[[Bench, Tally, int], None], workers: int, *, device: bool) -> tuple[Tally, float]:
+def _sweep(wanted: argparse.Namespace, bench: Bench, tally: Tally, worker: int) -> None:
+    campaign = Sweep(bench.folder, tally)
+    try:
+        for scene, action in itertools.product(wanted.scene or SWEPT, wanted.action or ("mixed",)):
+            for rule in campaign.places(scene, action):
+                # By the byte and not by the number: how many bytes a connection has differs a little from time to time.
+                number, left = divmod(rule.at - wanted.offset, wanted.step)
+                if not left and number % wanted.workers == worker and wanted.at in (None, rule.at):
+                    campaign.run(scene, rule)
+                    tally.faults[f"each {wanted.step} from {wanted.offset}"] += wanted.step > 1
+    finally:
+        campaign.close()
+
+
+def _spread(
+    work: Callable[[Bench, Tally, int], None], workers: int, *, device: bool, place: str | None
+) -> tuple[Tally, float]:
     """Work in several processes, each with a bench of its own; what they did together, and processor seconds."""
-    with tempfile.TemporaryDirectory(prefix="blocksync-faults-") as name:
+    with tempfile.TemporaryDirectory(prefix="blocksync-faults-", dir=place) as name:
         pids = []
         for worker in range(workers):
             pid = os.fork()

@@ -35,6 +35,11 @@ TOLD = (8, 12)
 PATIENT_SECONDS, HOPELESS_SECONDS = 0.0005, 0.05
 
 
+def either(port: str, number: int, direction: str, at: int) -> str:
+    """``cut`` or ``reset``: half of the places each, whichever of them a sweep in steps takes."""
+    return ("cut", "reset")[zlib.crc32(f"{port} {number} {direction} {at}".encode()) & 1]
+
+
 class Cuts:
     """A campaign on one bench, which is taken over.
 
@@ -58,7 +63,7 @@ class Cuts:
         """
         for port, number, direction, count in self._connections(scene):
             for at in range(count + SPREAD_BYTES):
-                action = "reset" if zlib.crc32(f"{port} {number} {direction} {at}".encode()) & 1 else "cut"
+                action = either(port, number, direction, at)
                 yield Rule(port=port, connection=number, direction=direction, action=action, at=at)
 
     def slow(self, scene: str) -> Iterator[Rule]:

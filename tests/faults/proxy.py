@@ -75,26 +75,32 @@ class _Carried:
         """Carry one direction to its end, or to what the rule says."""
         source, sink = (self.near, self.far) if direction == "up" else (self.far, self.near)
         rule = self.rule if self.rule is not None and self.rule.direction == direction else None
-        with contextlib.suppress(OSError):
-            while True:
-                most = PIECE_BYTES
-                if rule is not None:
-                    most = min(most, rule.at - self.carried[direction])
-                    if most <= 0:
-                        self.met = True
-                        if rule.action != "dribble":
-                            self._break(rule)
-                            return
-                        time.sleep(rule.pause)
-                        most = 1
-                piece = source.recv(most)
-                if self.ended.is_set():
-                    return
-                if not piece:
-                    sink.shutdown(socket.SHUT_WR)
-                    return
-                sink.sendall(piece)
-                self.carried[direction] += len(piece)
+        try:
+            self._carry(source, sink, direction, rule)
+        except OSError:
+            # A reset is carried on, as any network does.
+            self.end(reset=True)
+
+    def _carry(self, source: socket.socket, sink: socket.socket, direction: str, rule: Rule | None) -> None:
+        while True:
+            most = PIECE_BYTES
+            if rule is not None:
+                most = min(most, rule.at - self.carried[direction])
+                if most <= 0:
+                    self.met = True
+                    if rule.action != "dribble":
+                        self._break(rule)
+                        return
+                    time.sleep(rule.pause)
+                    most = 1
+            piece = source.recv(most)
+            if self.ended.is_set():
+                return
+            if not piece:
+                sink.shutdown(socket.SHUT_WR)
+                return
+            sink.sendall(piece)
+            self.carried[direction] += len(piece)
 
     def _break(self, rule: Rule) -> None:
         if rule.action == "stall":

@@ -35,3 +35,17 @@ def test_a_way_that_is_cut_at_any_byte_costs_a_retry_or_is_told_and_nothing_else
     assert said["runs"] > 40, said
     assert {f"scene {name}" for name in ("incremental", "pairing", "verify")} <= set(said["faults"])
     assert {"cut data up", "reset data up", "cut control down", "reset control down"} <= set(said["faults"])
+
+
+def test_at_every_so_many_bytes_of_a_whole_session_the_way_may_break_or_hold() -> None:
+    broken = campaign("sweep", "--step", "97", "--workers", "2")
+    held = campaign("sweep", "--action", "stall", "--action", "dribble", "--step", "499", "--workers", "8")
+    for name in ("incremental", "pairing", "fetching", "verify"):
+        assert broken["faults"][f"scene {name}"] > 20, broken
+        assert held["faults"][f"scene {name}"] > 5, held
+    assert {
+        f"{action} {port} {way}"
+        for action in ("cut", "reset")
+        for port in ("control", "data")
+        for way in ("up", "down")
+    } <= set(broken["faults"])
