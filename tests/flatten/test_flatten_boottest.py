@@ -106,7 +106,7 @@ def test_a_firmware_that_refuses_an_unsigned_loader_is_understood() -> None:
 @pytest.mark.parametrize("firmware", ["bios", "uefi", "uefi-secure"])
 def test_secure_boot_gets_a_firmware_that_keeps_its_keys_to_itself(firmware: str, tmp_path: Path) -> None:
     disk = image(tmp_path / "disk.img", MIB)
-    words = command("qemu", str(disk), firmware, tmp_path, tmp_path / "console", 128, accelerator=[])
+    words = command("qemu", [str(disk)], firmware, tmp_path, tmp_path / "console", 128, accelerator=[])
     assert (any("secboot" in word for word in words), "q35,smm=on" in words) == (firmware == "uefi-secure",) * 2
     assert ("driver=cfi.pflash01,property=secure,value=on" in words) == (firmware == "uefi-secure")
     assert (tmp_path / "vars.fd").exists() == (firmware != "bios")
