@@ -2,8 +2,9 @@
 
 ``python -m tests.vm.flattening [--local | --rebuild | --negative] [--results FILE] [SYSTEM…]`` runs all that are
 named, or all there are (then also ``data-disk``, ``bios-mbr`` with a disk of data that fstab names by device, two that
-rebuild their initramfs, and those of ``APART``, which go onto two targets), and writes a line of JSON each. Without
-``--local`` a system goes over TLS on loopback, as ``blocksync send --flatten`` sends it.
+rebuild their initramfs, those of ``APART``, which go onto two targets, ``live`` and ``live-thin``, which are in use
+while they are sent, and ``secure``, with Secure Boot on), and writes a line of JSON each. Without ``--local`` a system
+goes over TLS on loopback, as ``blocksync send --flatten`` sends it.
 """
 
 from __future__ import annotations
@@ -345,24 +346,38 @@ def _blank(target: Path, words: bytes) -> None:
             at = content.find(words, at + 1)
 
 
+Job = tuple[str, Callable[[], dict[str, object]]]
+
+
+def jobs_of(words: list[str], *, local: bool, rebuild: bool) -> list[Job]:
+    """What the words of the command line ask for, by name."""
+    from tests.vm.live import LIVE, live
+    from tests.vm.secure import CASES, secure
+
+    every = [*RECIPES, "data-disk", *APART, *([] if local else (*LIVE, "secure"))]
+    named = [name for name in (*every, *LIVE, "secure") if name in words]
+    chosen = named or every
+    if "--negative" in words:
+        return [(case[0], functools.partial(negative, *case)) for case in NEGATIVES if case[0] in chosen]
+    systems = [name for name in RECIPES if name in chosen]
+    jobs: list[Job] = [
+        (name, functools.partial(run, RECIPES[name], local=local, rebuild=rebuild)) for name in systems
+    ]
+    if "data-disk" in chosen:
+        jobs.append(("data-disk", functools.partial(run, RECIPES["bios-mbr"], local=local, data=True)))
+    if not rebuild:
+        jobs += [(name, functools.partial(run_apart, name, local=local)) for name in APART if name in chosen]
+    if not local and not named:
+        jobs += [(name, functools.partial(run, RECIPES[name], local=True, rebuild=True)) for name in REBUILT]
+    jobs += [(name, functools.partial(live, name)) for name in LIVE if name in chosen]
+    jobs += [(f"secure-{case}", functools.partial(secure, case)) for case in CASES if "secure" in chosen]
+    return jobs
+
+
 def main(words: list[str]) -> int:
     rebuild = "--rebuild" in words
-    local = rebuild or "--local" in words
     results = Path(words[words.index("--results") + 1]) if "--results" in words else None
-    named = [name for name in (*RECIPES, "data-disk", *APART) if name in words]
-    chosen = named or [*RECIPES, "data-disk", *APART]
-    jobs: list[tuple[str, Callable[[], dict[str, object]]]] = []
-    if "--negative" in words:
-        jobs = [(case[0], functools.partial(negative, *case)) for case in NEGATIVES if case[0] in chosen]
-    else:
-        systems = [name for name in RECIPES if name in chosen]
-        jobs = [(name, functools.partial(run, RECIPES[name], local=local, rebuild=rebuild)) for name in systems]
-        if "data-disk" in chosen:
-            jobs.append(("data-disk", functools.partial(run, RECIPES["bios-mbr"], local=local, data=True)))
-        if not rebuild:
-            jobs += [(name, functools.partial(run_apart, name, local=local)) for name in APART if name in chosen]
-        if not local and not named:
-            jobs += [(name, functools.partial(run, RECIPES[name], local=True, rebuild=True)) for name in REBUILT]
+    jobs = jobs_of(words, local=rebuild or "--local" in words, rebuild=rebuild)
     good = True
     for name, job in jobs:
         try:
