@@ -241,9 +241,14 @@ def test_a_boot_folder_on_a_further_target_is_searched_for(
     (tree / "etc/crypttab").unlink()
     fstab = tree / "etc/fstab"
     fstab.write_text("".join(x for x in fstab.read_text().splitlines(keepends=True) if "/boot" not in x))
-    result = local(disks_of(recipe, tree, tmp_path), targets, place=(("lv-root", 2),))
+    disks = disks_of(recipe, tree, tmp_path)
+    result = local(disks, targets, place=(("lv-root", 2),))
     assert any("reading /boot/grub on partition 1 of target 2 (" in line for line in result.loaders)
     whole(targets)
+    # What the repair wrote is known to be no longer the source's, on whichever target it was.
+    again = local(disks, targets, place=(("lv-root", 2),), repair=False)
+    assert kinds(again) == {"incremental"}
+    assert b"/dev/mapper/web--01--vg-lv--root /" in (file_of(targets, "/etc/fstab") or b"")
 
 
 def test_unfit_targets_are_refused_before_any_is_written(disks: list[Path], targets: list[Path]) -> None:
@@ -280,6 +285,10 @@ def test_a_further_target_that_changed_keeps_the_first_one_as_it_is(disks: list[
     with pytest.raises(FlattenChangedError, match="second"):
         local(disks, targets)
     assert targets[0].read_bytes() == before
+    third = image(targets[0].parent / "third.img", sizes(disks)[0])
+    with pytest.raises(FlattenChangedError, match="second"):
+        local(disks, [third, targets[1]])
+    assert not any(third.read_bytes())
     local(disks, targets, replace=True)
     whole(targets)
 
@@ -403,6 +412,23 @@ def test_slots_that_are_too_small_or_taken_are_refused_before_any_is_written(
             flattened(disks, where, tmp_path, ONTO, slot="vm2")
         with pytest.raises(TrustError, match="vm3"):
             flattened(disks, where, tmp_path, FlattenOptions(onto=("vm3",)))
+
+
+def test_a_slot_that_holds_something_else_keeps_the_others_unwritten(
+    disks: list[Path], targets: list[Path], tmp_path: Path
+) -> None:
+    needed = sizes(disks)
+    room = [needed[0], needed[1] + MIB]  # a disk alone gets a place for a boot loader too
+    with receiving(targets[0], tmp_path, create=room[0], beside=offered(targets, room)) as where:
+        alone = FlattenOptions(repair=False)
+        flattened(disks[1:], where, tmp_path, alone, slot="vm2")
+        held = targets[1].read_bytes()
+        with pytest.raises(FlattenChangedError, match="second"):
+            flattened(disks, where, tmp_path, ONTO)
+        assert not any(targets[0].read_bytes())
+        assert targets[1].read_bytes() == held
+        flattened(disks, where, tmp_path, ONTO, replace=True)
+    whole(targets)
 
 
 def test_the_receiver_counts_slots_itself(disks: list[Path], targets: list[Path], tmp_path: Path) -> None:
