@@ -300,6 +300,9 @@ class PeerPort(ControlPort):
     def heartbeat(self, session: bytes) -> Heartbeat:
         slot, found = self._find(session)
         failure = found.landing.failure
+        if found.ended.is_set():
+            # By its commit, perhaps, whose answer is on its way: no failure of the pass.
+            raise NetworkError("the session has ended at the receiver")
         if failure is not None:
             raise failure
         if not self._receiver.rehearsals.kind_of(slot):

@@ -11,7 +11,7 @@ import pytest
 
 from blocksync.control.service import Peer
 from blocksync.engine.receiver import PeerPort, Receiver
-from blocksync.engine.slot import ABANDONED_SECONDS, Slot
+from blocksync.engine.slot import ABANDONED_SECONDS, Session, Slot
 from blocksync.errors import NetworkError, PeerError, ProtocolError, SlotBusyError, TargetRefusedError, TrustError
 from blocksync.manifest.folder import OsFolder
 from blocksync.protocol.messages import CONTROL_VERSION, CommitRequest, OpenAnswer, OpenRequest, VerifyRequest
@@ -180,6 +180,23 @@ def test_a_session_that_is_ending_is_not_asked_again_and_again(
     session.ended.set()
     monkeypatch.setattr(session.ended, "wait", lambda _seconds: pytest.fail("it has ended already"))
     bench.slot.await_abandoned(HERE, b"2" * 16)
+
+
+def test_a_heartbeat_that_meets_the_sessions_end_does_not_fail_the_pass(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = bench.open()
+    find = PeerPort._find
+
+    def found_and_ended(self: PeerPort, session: bytes) -> tuple[Slot, Session]:
+        slot, found = find(self, session)
+        slot.end(found)  # as its commit does, at that moment
+        return slot, found
+
+    monkeypatch.setattr(PeerPort, "_find", found_and_ended)
+    # One heartbeat that is not answered is none; any other error ends the pass.
+    with pytest.raises(NetworkError, match="has ended"):
+        bench.port().heartbeat(answer.session)
 
 
 def test_a_data_connection_that_comes_late_is_not_served(bench: Bench) -> None:
