@@ -16,27 +16,19 @@ _DIFFER = ("left_only", "right_only", "different")
 _TOO_FAR = "the list of changes names a block beyond the disk"
 
 
-def changed_blocks(pool: str, metadata: str, before: int, now: int, size: int) -> Iterator[Extent]:
+def changed_blocks(metadata: str, before: int, now: int, size: int) -> Iterator[Extent]:
     """Ranges that are mapped differently.
 
     Args:
-        pool: device-mapper's name of the pool's target (``VG-POOL-tpool``).
-        metadata: of its metadata's device (``VG-POOL_tmeta``).
+        metadata: device-mapper's name of the pool's metadata (``VG-POOL_tmeta``); its metadata snapshot stands.
         before, now: numbers of the two volumes in the pool.
         size: of the newer one, bytes.
 
     Raises:
-        ChangesUnknownError: the tools are missing or fail, or one of the volumes is gone.
+        ChangesUnknownError: ``thin_delta`` is missing or fails, or one of the volumes is gone.
     """
-    doing = "cannot ask the thin pool what changed"
-    run_tool(["dmsetup", "message", pool, "0", "reserve_metadata_snap"], ChangesUnknownError, doing)
-    try:
-        words = ["thin_delta", "-m", "--snap1", str(before), "--snap2", str(now), f"/dev/mapper/{metadata}"]
-        said = run_tool(words, ChangesUnknownError, doing, timeout=_SECONDS)
-    finally:
-        run_tool(
-            ["dmsetup", "message", pool, "0", "release_metadata_snap"], ChangesUnknownError, doing, check=False
-        )
+    words = ["thin_delta", "-m", "--snap1", str(before), "--snap2", str(now), f"/dev/mapper/{metadata}"]
+    said = run_tool(words, ChangesUnknownError, "cannot ask the thin pool what changed", timeout=_SECONDS)
     return parse_delta(said.output, size)
 
 

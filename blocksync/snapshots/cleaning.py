@@ -10,6 +10,7 @@ from blocksync.errors import SnapshotError, from_os_error
 from blocksync.platforms import devicemapper
 from blocksync.snapshots.lvm import KEPT_TAG, NAME_PREFIX, Taken, remove, remove_thin
 from blocksync.snapshots.records import Records
+from blocksync.snapshots.reserving import METADATA_TAG, release_left
 from blocksync.snapshots.volumes import TAG_PREFIX, Volume, installed, list_volumes, short_uuid
 
 _THIN_TAG = re.compile(rf"{re.escape(TAG_PREFIX)}([0-9a-z-]+)\.thin\.([0-9]+)")
@@ -41,6 +42,7 @@ def clean(records: Records | None = None, *, kept: bool = False) -> list[str]:
         alive = {record.transfer for record in records.all() if record.alive}
         for volume in list_volumes():
             done.extend(_clean_volume(volume, alive, failures, kept=kept))
+            done.extend(_clean_metadata(volume, records, failures))
     if failures:
         raise failures[0]
     return done
@@ -74,7 +76,7 @@ def _clean_volume(volume: Volume, alive: set[str], failures: list[SnapshotError]
     for tag in sorted(ours):
         thin = _THIN_TAG.fullmatch(tag)
         transfer = thin[1] if thin else tag.removeprefix(TAG_PREFIX)
-        if transfer in alive or (_says_kept(transfer) and not kept):
+        if transfer in alive or (_says_kept(transfer) and not kept) or tag == METADATA_TAG:
             continue
         try:
             if thin:
@@ -87,6 +89,15 @@ def _clean_volume(volume: Volume, alive: set[str], failures: list[SnapshotError]
         except SnapshotError as error:
             failures.append(error)
     return done
+
+
+def _clean_metadata(volume: Volume, records: Records, failures: list[SnapshotError]) -> list[str]:
+    try:
+        if release_left(volume, records):
+            return [f"released the metadata snapshot of the pool {volume.text}"]
+    except SnapshotError as error:
+        failures.append(error)
+    return []
 
 
 def _made_by_us(volume: Volume) -> bool:

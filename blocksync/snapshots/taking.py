@@ -119,7 +119,7 @@ def _open(path: str, taken: Taken | None, taker: Taker | None, consistency: str,
     if taken is None:
         source = open_source(path, wishes.watching)
         if wishes.track and source.tracker is None:
-            source.tracker = device_tracker(path) or _live_tracker(path)
+            source.tracker = device_tracker(path) or _live_tracker(path, wishes.records)
             if source.tracker is None:
                 wishes.say(f"nothing on this machine keeps track of what changes on {path}: all of it is compared")
         return source
@@ -130,11 +130,11 @@ def _open(path: str, taken: Taken | None, taker: Taker | None, consistency: str,
     return opened
 
 
-def _live_tracker(path: str) -> Tracker | None:
+def _live_tracker(path: str, records: Records) -> Tracker | None:
     if not _is_device(path) or not installed():
         return None
     volume = find_volume(path, list_volumes())
-    return None if volume is None else LiveTracker(volume)
+    return None if volume is None else LiveTracker(volume, records)
 
 
 def _volumes_of(sources: Sequence[str], mode: str) -> dict[str, Volume]:

@@ -18,6 +18,8 @@ from blocksync.errors import ChangesUnknownError, SnapshotError
 from blocksync.extents import Extent
 from blocksync.platforms.tools import run_tool
 from blocksync.snapshots.lvm import KEPT_TAG, Taken, Taker, remove, remove_thin, thin_tag
+from blocksync.snapshots.records import Records
+from blocksync.snapshots.reserving import reserved
 from blocksync.snapshots.source import is_broken
 from blocksync.snapshots.volumes import TAG_PREFIX, Volume, list_volumes, short_uuid
 
@@ -38,6 +40,7 @@ class KeptTracker(Tracker):
     def __init__(self, taken: Taken, taker: Taker) -> None:
         self._taken = taken
         self._taker = taker
+        self._records = taker.records
         self._origin = taken.origin
         self.provider = THIN if taken.origin.thin else CLASSIC
 
@@ -91,7 +94,8 @@ class KeptTracker(Tracker):
         before = self._number_of(token.get("snapshot", ""))
         now = self._number_now()
         origin = self._origin
-        return changed_blocks(origin.pool_device, origin.pool_metadata_device, before, now, origin.size)
+        with reserved(origin.group, origin.pool, self._records):
+            return changed_blocks(origin.pool_metadata_device, before, now, origin.size)
 
     def _number_now(self) -> int:
         return self._taken.thin_id if self._taken.thin_id >= 0 else self._volume().thin_id
@@ -139,8 +143,9 @@ class LiveTracker(KeptTracker):
     Nothing new is kept; what was kept before goes on telling more than has changed since, which is enough.
     """
 
-    def __init__(self, origin: Volume) -> None:
+    def __init__(self, origin: Volume, records: Records) -> None:
         self.provider = THIN if origin.thin else CLASSIC
+        self._records = records
         self._origin = origin
         self._token: Token | None = None
 

@@ -94,8 +94,8 @@ class Guest:
             "until [ -s code ]; do kill -0 $! || { cat recv.log; exit 1; }; sleep 0.1; done",
         )
 
-    def run(self, command: str, *, check: bool = True) -> str:
-        return self._machine.run(command, timeout=600, check=check)
+    def run(self, command: str, *, check: bool = True, timeout: float = 600) -> str:
+        return self._machine.run(command, timeout=timeout, check=check)
 
     def words(self, what: str, to: str = "127.0.0.1:9001 --code-file code") -> str:
         """The command line of a send."""
