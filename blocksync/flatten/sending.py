@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from blocksync.engine.cancel import Cancel
 from blocksync.engine.operation import Operation
 from blocksync.engine.outlook import Outlook
 from blocksync.engine.reach import Reach
-from blocksync.errors import FlattenChangedError, ProtocolError, TrustError, UsageError
+from blocksync.errors import FlattenChangedError, FlattenRefusedError, ProtocolError, TrustError, UsageError
 from blocksync.flatten import record
 from blocksync.flatten.ground import part_slot
 from blocksync.flatten.local import wishes_of
@@ -27,11 +28,13 @@ from blocksync.flatten.plan import Copy, Plan
 from blocksync.flatten.sources import Taking, is_live, pieces, plan_for
 from blocksync.options import DiskSpec, FlattenOptions, TransferOptions
 from blocksync.platforms.likeness import marks_of
-from blocksync.protocol.messages import CONTROL_VERSION, DivideRequest, FinishRequest
+from blocksync.protocol.messages import CONTROL_VERSION, MAX_MESSAGE_BYTES, DivideRequest, FinishRequest
 from blocksync.results import FlattenResult, GroupResult
 from blocksync.sources.base import Source
 from blocksync.transfers.figures import TransferResult
 from blocksync.transfers.forecasts import of_work
+
+_OTHER_FIELDS_BYTES = 8 << 10  # of the request that carries a plan: slots, marks
 
 Opening = Callable[[], AbstractContextManager[list[Source]]]
 
@@ -141,7 +144,18 @@ class _Truth:
 
 
 def _plan(disks: Sequence[Source], flatten: FlattenOptions) -> Plan:
-    return plan_for(disks, wishes_of(flatten), target_sector_bytes=disks[0].sector_bytes)
+    """The plan, where it fits into one message.
+
+    Raises:
+        FlattenRefusedError: it does not, or the layout.
+    """
+    plan = plan_for(disks, wishes_of(flatten), target_sector_bytes=disks[0].sector_bytes)
+    if len(json.dumps(record.to_json(plan))) > MAX_MESSAGE_BYTES - _OTHER_FIELDS_BYTES:
+        raise FlattenRefusedError(
+            f"{len(plan.placed())} volumes and partitions are more than one plan can tell a receiver",
+            remedy="flatten on one machine with blocksync flatten, or send the disks as they are",
+        )
+    return plan
 
 
 def device_of(copy: Copy, disks: Sequence[str]) -> str:

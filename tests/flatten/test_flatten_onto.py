@@ -22,6 +22,7 @@ from blocksync.engine.reach import Reach
 from blocksync.errors import (
     FlattenChangedError,
     FlattenError,
+    FlattenRefusedError,
     FlattenSpaceError,
     GuestMountError,
     InterruptedTransferError,
@@ -429,6 +430,19 @@ def test_a_slot_that_holds_something_else_keeps_the_others_unwritten(
         assert targets[1].read_bytes() == held
         flattened(disks, where, tmp_path, ONTO, replace=True)
     whole(targets)
+
+
+def test_more_volumes_than_a_plan_can_tell_are_refused_before_anything_is_written(
+    disks: list[Path], targets: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blocksync.flatten.sending.MAX_MESSAGE_BYTES", 10 << 10)
+    needed = sizes(disks)
+    with (
+        receiving(targets[0], tmp_path, create=needed[0], beside=offered(targets, needed)) as where,
+        pytest.raises(FlattenRefusedError, match="5 volumes and partitions"),
+    ):
+        flattened(disks, where, tmp_path, ONTO)
+    assert not any(targets[0].read_bytes())
 
 
 def test_the_receiver_counts_slots_itself(disks: list[Path], targets: list[Path], tmp_path: Path) -> None:
