@@ -211,10 +211,14 @@ def tell_disks(session: Session, outcomes: Sequence[object]) -> None:
         session.output.event("disk", facts, f"{outcome.source}: {lines[0]}", *(f"  {line}" for line in lines[1:]))
 
 
-def conclude(session: Session, result: TransferResult, to: str) -> None:
-    """The end of a transfer's run."""
+def conclude(session: Session, result: TransferResult, to: str, *, following: bool) -> None:
+    """The end of a transfer's run.
+
+    Args:
+        following: passes were asked for until they are short, or by the clock: the final one is to come.
+    """
     facts = facts_of(result)
-    last = _last_words(result, to)
+    last = _last_words(result, to, following=following)
     if len(result.disks) > 1:
         tell_disks(session, result.disks)
         words = f"{len(result.disks)} disks committed in {show_seconds(result.seconds)}"
@@ -231,7 +235,7 @@ def conclude(session: Session, result: TransferResult, to: str) -> None:
     )
 
 
-def _last_words(result: TransferResult, to: str) -> list[str]:
+def _last_words(result: TransferResult, to: str, *, following: bool) -> list[str]:
     lines = []
     if result.state == "finished":
         lines.append(f"final pass done: the target is as the source was ({result.consistency} consistent)")
@@ -244,15 +248,15 @@ def _last_words(result: TransferResult, to: str) -> list[str]:
     for slot, identical in result.verified.items():
         lines.append(f"{'identical' if identical else 'DIFFERENT'}: slot {slot}")
     if not result.verified:
-        lines.extend(_unproven(result, to))
+        lines.extend(_unproven(result, to, following=following))
     if result.receipt:
         lines.append(f"receipt: {result.receipt}")
     return lines
 
 
-def _unproven(result: TransferResult, to: str) -> list[str]:
+def _unproven(result: TransferResult, to: str, *, following: bool) -> list[str]:
     names = [outcome.source for outcome in result.disks]
-    if result.passes > 1 and result.state != "finished":
+    if following and result.state != "finished":
         # A verify now would find what was written since.
         return [
             f"next: blocksync send {' '.join(names)} --to {to} --final --verify ends the transfer and proves it"

@@ -33,6 +33,13 @@ _BOTTLENECKS = {
     "link": "the link",
     "target": "writing the target",
 }
+_STAGES = {
+    "sampling": "sampling the source",
+    "probing": "measuring the link",
+    "rehearsing": "rehearsing a pass and a verify",
+    "watching": "watching the source change",
+    "planning": "finding out what must be sent",
+}
 _MOVING = frozenset({"transferring", "verifying", "rebuilding"})
 HAPPENINGS = frozenset({"opened", "paired", "committed", "closed", "divided", "finished", "removed"})
 """Stages that are events of a receiver, not moments of a pass."""
@@ -47,18 +54,18 @@ def facts_of(progress: Progress) -> dict[str, object]:
 
 
 def title_of(progress: Progress) -> str:
-    """What is going on, in two or three words."""
+    """What is going on, in a few words, behind the name of its slot."""
     if progress.stage == "transferring":
         what = f"{progress.kind} pass" if progress.kind else "transferring"
     else:
-        what = progress.stage
-    return f"{what} {progress.slot}".rstrip()
+        what = _STAGES.get(progress.stage, progress.stage)
+    return f"{progress.slot}: {what}" if progress.slot else what
 
 
 def line_of(progress: Progress, speed: Speed) -> str:
     """A moment as a line: share, amounts, rate, ratio, time left, bottleneck."""
     share = 100 * progress.done // progress.size if progress.size else 0
-    parts = [f"{title_of(progress)}: {share} %", f"{show_size(progress.done)} of {show_size(progress.size)}"]
+    parts = [title_of(progress), f"{share} %", f"{show_size(progress.done)} of {show_size(progress.size)}"]
     return ", ".join([*parts, *details_of(progress, speed)])
 
 
@@ -150,7 +157,9 @@ class LineDisplay:
         if progress.message:
             return f"{title_of(progress)}: {progress.message}"
         if progress.stage not in _MOVING:
-            return title_of(progress) if fresh and progress.stage != "done" else ""
+            # Each stage of the first pass; of those that follow what they found is enough.
+            told = fresh and progress.stage != "done" and not self._output.passes
+            return title_of(progress) if told else ""
         self._speed.saw(now, progress.done)
         if self._said_at is None:
             self._said_at = now - LINE_SECONDS + 1.0  # the first numbers soon, once there is a rate

@@ -244,7 +244,8 @@ def send(
             facts,
             *told(flattened, *(f"slot {each}" for each in (disks[0].slot or "of the receiver", *onto))),
         )
-    conclude(session, result, to)
+    following = wanted.follow is not None or wanted.until_converged is not None
+    conclude(session, result, to, following=following)
     if not all(result.verified.values()):
         return IntegrityError.exit_code
     if flattened is not None and flattened.boot is not None and not flattened.boot.get("good"):

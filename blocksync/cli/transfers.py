@@ -157,7 +157,7 @@ def _facts(status: TransferStatus) -> list[str]:
     ]
     if status.lag is not None and status.state != "finished":
         lines.append(f"lag            {show_seconds(status.lag)}")
-    if status.change_rate is not None:
+    if status.change_rate is not None and status.state != "finished":
         lines.append(f"changes        {show_rate(status.change_rate)}")
     if status.predicted_pause is not None and status.pause is None:
         lines.append(f"cutover pause  {show_seconds(status.predicted_pause)}, as predicted by the passes so far")

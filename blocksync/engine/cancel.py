@@ -16,9 +16,16 @@ class Cancel:
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
+        self._reason = "interrupted"
 
-    def set(self) -> None:
-        """Say stop. Takes locks: from a signal handler, let a thread call it."""
+    def set(self, reason: str = "") -> None:
+        """Say stop. Takes locks: from a signal handler, let a thread call it.
+
+        Args:
+            reason: for people, where it is not just an interruption.
+        """
+        if reason and not self.is_set():
+            self._reason = reason
         self._event.set()
         with self._lock:
             watchers = tuple(self._watchers)
@@ -55,7 +62,7 @@ class Cancel:
         return self._event.wait(seconds)
 
     def error(self) -> InterruptedTransferError:
-        return InterruptedTransferError("interrupted", safe="everything the receiver acknowledged is durable")
+        return InterruptedTransferError(self._reason, safe="everything the receiver acknowledged is durable")
 
     def check(self, cause: BlocksyncError | None = None) -> None:
         """Raise when cancelled.

@@ -126,7 +126,8 @@ class Logbook:
             self.history,
             number=number,
             began=figures.began,
-            took=figures.seconds if stood is None else stood,
+            # Of one disk its own time, which its result tells; of several until the last one has arrived.
+            took=stood if stood is not None else alone.seconds if alone else figures.seconds,
             final=stood is not None,
             first=(alone.predicted or ()) if alone else (),
             following=outlook.passes if outlook else (),

@@ -347,7 +347,8 @@ class Operation:
         if wanted == "status":
             return {"limits": dataclasses.asdict(self._limits.limits), "moments": self._logbook.moments()}
         if wanted == "stop":
-            threading.Thread(target=self._cancel.set, name="stopped", daemon=True).start()
+            reason = "stopped by blocksync stop"
+            threading.Thread(target=self._cancel.set, args=(reason,), name="stopped", daemon=True).start()
             return {}
         if wanted == "final":
             self._final_now = True

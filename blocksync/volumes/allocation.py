@@ -109,7 +109,7 @@ class DiskMap:
         self, name: str, place: str, reader: Reader, filesystem: Filesystem | None, offset: int = -1
     ) -> AllocationMap | None:
         if filesystem is None:
-            self.notes.append(f"{name}: nothing recognised, so all of it is read")
+            self.notes.append(f"{name} holds nothing that is recognised: all of it is read")
             return None
         try:
             told = self._told_of(offset)

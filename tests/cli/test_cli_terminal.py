@@ -71,7 +71,7 @@ def test_a_code_is_asked_for_and_progress_is_live(folder: Path) -> None:
         assert code == 0, shown
         assert "is not paired" in shown
         assert "instead of 48" in shown
-        assert "full pass disk" in shown
+        assert "disk: full pass" in shown
         assert "━" in shown
         assert "limited by the link" in shown
         assert "committed as generation 1" in shown

@@ -143,11 +143,11 @@ def test_a_line_says_what_a_person_wants_to_know() -> None:
         moment(done=500 << 20, wire=100 << 20, changed=250 << 20, kind="full", level=3, bottleneck="link"), speed
     )
     assert line == (
-        "full pass disk: 50 %, 500 MiB of 0.98 GiB, 50.0 MiB/s, ETA 10 s, wire 100 MiB, ratio 2.50, level 3, "
+        "disk: full pass, 50 %, 500 MiB of 0.98 GiB, 50.0 MiB/s, ETA 10 s, wire 100 MiB, ratio 2.50, level 3, "
         "limited by the link"
     )
     assert ratio(moment()) is None
-    assert line_of(moment(size=0), Speed()) == "transferring disk: 0 %, 0 B of 0 B"
+    assert line_of(moment(size=0), Speed()) == "disk: transferring, 0 %, 0 B of 0 B"
 
 
 def test_lines_come_every_few_seconds_and_remarks_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,10 +164,10 @@ def test_lines_come_every_few_seconds_and_remarks_at_once(capsys: pytest.Capture
     said = capsys.readouterr()
     assert said.out == ""
     lines = said.err.splitlines()
-    assert lines[0] == "connecting disk"
-    assert [line.split(":")[0] for line in lines[1:-1]] == ["incremental pass disk"] * 3
+    assert lines[0] == "disk: connecting"
+    assert [line.split(",")[0] for line in lines[1:-1]] == ["disk: incremental pass"] * 3
     assert "1.00 MiB/s" in lines[2]
-    assert lines[-1] == "waiting disk: cut\\x1b[2J; trying again in 0.5 s"
+    assert lines[-1] == "disk: waiting: cut\\x1b[2J; trying again in 0.5 s"
 
 
 def test_objects_come_at_most_twice_a_second(capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +231,7 @@ def test_the_live_display_shows_slots_and_takes_text_literally(monkeypatch: pyte
         display.resume()
         display._live.refresh()
     shown = page.getvalue()
-    assert "full pass [red]x[/]\\x1b[5m" in shown
+    assert "[red]x[/]\\x1b[5m: full pass" in shown
     assert " 25 %" in shown
     assert "a remark [b]above[/b]" in shown
     assert "\x1b[5m" not in shown

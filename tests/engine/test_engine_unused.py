@@ -244,7 +244,7 @@ def test_the_map_of_a_disk_is_that_of_its_parts(tmp_path: Path) -> None:
     with open_source(str(path)) as base:
         view = allocated(base, all_blocks=False)
         kinds = [(e.offset, e.end) for e in view.source.extents() if e.kind is ExtentKind.UNUSED]
-    assert view.notes == ("partition 3: nothing recognised, so all of it is read",)
+    assert view.notes == ("partition 3 holds nothing that is recognised: all of it is read",)
     assert all(start > MIB and end <= 101 * MIB for start, end in kinds)
     assert (81 * MIB + 4096, 101 * MIB) in kinds
     assert sum(end - start for start, end in kinds) > 80 * MIB
