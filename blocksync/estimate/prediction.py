@@ -33,6 +33,9 @@ WAITING_SHARE = 0.7
 STARVED_SHARE = 0.3
 # Other work may end, or be twice as much: within two standard errors.
 SHARED_ERROR = 0.5
+# A link that was full while all processors were busy is full for as long as others let it be. That counts most where
+# this pass and the others had half of them each: who needs little is given it.
+CROWDED_ERROR = 0.12
 # TLS and its records, over what is counted as sent.
 RECORD_SHARE = 0.003
 # A manifest has 80 bytes a block of 64 KiB; both ends write theirs at the commit, at the pace of a slow disk.
@@ -179,7 +182,9 @@ def _error(bottleneck: str, sampled: float, rehearsal: Rehearsal) -> float:
     """Relative standard error: of the amount, of the rate as it was seen, and of what was not seen."""
     if bottleneck == "link":
         # Windows of a full link differ by what its queue happens to hold: its mean is better known than one of them.
-        varied, shared = rehearsal.wire_spread() / WINDOWS**0.5, 0.0
+        varied = rehearsal.wire_spread() / WINDOWS**0.5
+        ours = max(0.0, rehearsal.busy - rehearsal.foreign)
+        shared = CROWDED_ERROR * 4 * rehearsal.foreign * ours if rehearsal.busy >= BUSY_SHARE else 0.0
     else:
         varied, shared = rehearsal.spread() / WINDOWS**0.5, SHARED_ERROR * rehearsal.foreign
     return math.hypot(sampled, varied, shared, UNSEEN[bottleneck])

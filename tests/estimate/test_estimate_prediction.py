@@ -212,3 +212,22 @@ def test_levels_are_ordered_and_none_packs_nothing() -> None:
 
 def test_the_levels_of_the_second_half_count() -> None:
     assert levels_used(rehearsal(2e7, 1e7)) == {3: 1.0}
+
+
+def half_width(span: Range) -> float:
+    return (span.high - span.low) / 2 / span.likely
+
+
+def test_a_full_link_on_a_full_machine_is_less_sure_and_never_wider_than_a_quarter() -> None:
+    widths = {}
+    for foreign in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9):
+        seen = rehearsal(20.0 * MIB, 10.0 * MIB, busy=1.0, foreign=foreign)
+        found = predict(PICTURE, EVEN, seen, read_rate=1e12, link=10.0 * MIB)
+        assert found.bottleneck == "link"
+        widths[foreign] = half_width(found.seconds)
+    assert widths[0.0] < widths[0.1] < widths[0.3] < widths[0.5] <= 0.25
+    assert widths[0.9] < widths[0.7] < widths[0.5]
+    idle = predict(
+        PICTURE, EVEN, rehearsal(20.0 * MIB, 10.0 * MIB, busy=0.6, foreign=0.3), read_rate=1e12, link=10.0 * MIB
+    )
+    assert half_width(idle.seconds) == pytest.approx(widths[0.0], rel=0.01)
