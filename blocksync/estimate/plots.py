@@ -1,4 +1,4 @@
-"""Small plots as inline SVG: bars and curves in the page's own colours, readable in light and dark. Pure text."""
+"""Small plots as HTML and inline SVG, bars and curves in the page's own colours, for light and dark. Pure text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 WIDTH = 640
-ROW = 26
-LABEL = 150
-VALUE = 110
-# About as wide as a letter of the plots' text.
-LETTER = 7.5
 LEAST_WIDTH = 1.5
+# Of a bar, in hundredths: what is there is seen.
+LEAST_SHARE = 0.4
 
 
 def stacked(parts: Sequence[tuple[str, float, str]], show: Callable[[float], str]) -> str:
@@ -42,7 +39,7 @@ def stacked(parts: Sequence[tuple[str, float, str]], show: Callable[[float], str
 
 
 def bars(rows: Sequence[tuple[str, float, str]], colour: str, spans: Sequence[tuple[float, float]] = ()) -> str:
-    """Horizontal bars.
+    """Horizontal bars, whose words keep their size and are wrapped however narrow the page is.
 
     Args:
         rows: label, amount, the amount as text.
@@ -50,23 +47,20 @@ def bars(rows: Sequence[tuple[str, float, str]], colour: str, spans: Sequence[tu
         spans: of each row, between which it lies: drawn as a whisker.
     """
     most = max([amount for _, amount, _ in rows] + [high for _, high in spans], default=0.0) or 1.0
-    # Room behind the longest bar for the longest text, so that none is cut off at the plot's edge.
-    room = max([VALUE] + [16 + LETTER * len(text) for _, _, text in rows])
-    scale = (WIDTH - LABEL - room) / most
     drawn = []
     for index, (label, amount, text) in enumerate(rows):
-        y = index * ROW
-        width = max(LEAST_WIDTH, amount * scale)
-        drawn.append(f'<text class="label" x="{LABEL - 8}" y="{y + 16}" text-anchor="end">{escape(label)}</text>')
-        drawn.append(f'<rect class="{colour}" x="{LABEL}" y="{y + 4}" width="{width:.1f}" height="16" rx="2"/>')
-        end = width
-        if spans:
-            low, high = (LABEL + edge * scale for edge in spans[index])
-            ends = f"M{low:.1f} {y + 7}v10M{high:.1f} {y + 7}v10"
-            drawn.append(f'<path class="whisker" d="M{low:.1f} {y + 12}H{high:.1f}{ends}"/>')
-            end = max(width, high - LABEL)
-        drawn.append(f'<text x="{LABEL + end + 8:.1f}" y="{y + 16}">{escape(text)}</text>')
-    return _svg(WIDTH, len(rows) * ROW, "".join(drawn))
+        bar = f'<i class="{colour}" style="width:{_share(amount, most)}"></i>'
+        if spans and spans[index][0] < spans[index][1]:
+            low, high = spans[index]
+            bar += f'<i class="span" style="left:{_share(low, most)};width:{_share(high - low, most)}"></i>'
+        drawn.append(
+            f'<li><span>{escape(label)}</span><span class="track">{bar}</span><span>{escape(text)}</span></li>'
+        )
+    return f'<ul class="bars">{"".join(drawn)}</ul>'
+
+
+def _share(amount: float, most: float) -> str:
+    return f"{max(LEAST_SHARE, 100 * amount / most):.1f}%"
 
 
 def curve(
@@ -92,9 +86,13 @@ def curve(
     base = 8 + high
     axes = f'<path class="axis" d="M{left} 8V{base}H{WIDTH - 12}"/>'
     labels = "".join(
-        f'<text class="label" x="{left + part * wide:.1f}" y="{height - 8}" text-anchor="{anchor}">'
+        f'<text class="{kind}" x="{left + part * wide:.1f}" y="{height - 8}" text-anchor="{anchor}">'
         f"{escape(show_x(part * most_x))}</text>"
-        for part, anchor in ((1 / 3, "middle"), (2 / 3, "middle"), (1.0, "end"))
+        for part, anchor, kind in (
+            (1 / 3, "middle", "label"),
+            (2 / 3, "middle", "label spare"),
+            (1.0, "end", "label"),
+        )
     )
     marks = "".join(
         f'<text class="label" x="{left - 8}" y="{8 + high - part * high + 4:.1f}" text-anchor="end">'

@@ -32,10 +32,17 @@ p{margin:6px 0;color:var(--soft)}
 .big{font-size:34px;font-weight:650;color:var(--text);margin:6px 0 0;line-height:1.2}
 svg{display:block;width:100%;height:auto;margin:8px 0}
 text{fill:var(--text);font-size:12.5px}.label{fill:var(--soft)}
-@media (max-width:640px){svg{overflow:visible}text{font-size:16px}}
+.bars{list-style:none;margin:10px 0 4px;padding:0;font-size:13px}
+.bars li{display:grid;grid-template-columns:9.5em 1fr 11em;gap:0 10px;align-items:center;padding:3px 0}
+.bars span:first-child{color:var(--soft);text-align:right}.bars span:last-child{font-variant-numeric:tabular-nums}
+.track{position:relative;height:16px}.track i{position:absolute;left:0;top:0;height:16px;border-radius:2px}
+.track .span{top:4px;height:8px;border:solid var(--text);border-width:0 1.5px;border-radius:0;
+background:linear-gradient(var(--text),var(--text)) center/100% 1.5px no-repeat}
+@media (max-width:640px){svg{overflow:visible}text{font-size:22px}.spare{display:none}
+.bars li{grid-template-columns:1fr auto}.bars span:first-child{text-align:left}.track{grid-row:2;grid-column:1/3}}
 .a{fill:var(--a);background:var(--a)}.b{fill:var(--b);background:var(--b)}.c{fill:var(--c);background:var(--c)}
 .d{fill:var(--d);background:var(--d)}.e{fill:var(--e);background:var(--e)}
-.whisker{stroke:var(--text);stroke-width:1.5;fill:none}.axis{stroke:var(--line);fill:none}
+.axis{stroke:var(--line);fill:none}
 .line{stroke:var(--a);stroke-width:2;fill:none}.dot{fill:var(--c)}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:4px 18px;margin:6px 0 0;padding:0;color:var(--soft)}
 .legend b{color:var(--text);font-weight:600}

@@ -13,7 +13,7 @@ import pytest
 from blocksync import api
 from blocksync.cli.estimating import summary
 from blocksync.engine.outlook import Outlooks, outlook_of
-from blocksync.estimate.plots import WIDTH, bars
+from blocksync.estimate.plots import bars
 from blocksync.estimate.report import page
 from blocksync.estimate.results import (
     ChangeFigures,
@@ -116,11 +116,11 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(changes: dict[str, o
     assert not re.search(r"(nan|inf|None)\b", text)
 
 
-def test_what_stands_behind_a_bar_is_not_cut_off_at_the_edge() -> None:
-    text = "2 min 30 s, 50.0 MiB of what was sent"
-    drawn = bars([("pass 2", 1.0, text), ("last, quiet", 0.9, "2 min 20 s")], "a")
-    starts = [float(x) for x in re.findall(r'<text x="([\d.]+)"', drawn)]
-    assert max(starts) + 7 * len(text) < WIDTH
+def test_bars_are_shares_of_the_longest_and_their_words_are_text_of_the_page() -> None:
+    drawn = bars([("pass <2>", 1.0, "2 min"), ("quiet", 0.0, "0 s")], "a", [(0.5, 4.0), (0.0, 0.0)])
+    assert "pass &lt;2&gt;" in drawn
+    assert re.findall(r"(?:left|width):([\d.]+)%", drawn) == ["25.0", "12.5", "87.5", "0.4"]
+    assert "<svg" not in drawn
 
 
 def test_the_summary_tells_the_phases_and_what_would_do() -> None:
