@@ -15,17 +15,21 @@ _HEAD = ("", "predicted", "took", "off by", "predicted by")
 def beside_the_truth(forecasts: Sequence[Mapping[str, Any]]) -> list[str]:
     """A head and a line a forecast, the newest last; nothing where there are none.
 
+    Of many, what the estimate said is shown in any case, and the newest of the others.
+
     Args:
         forecasts: objects with the members of :class:`~blocksync.transfers.record.Forecast`.
     """
-    shown = forecasts[-FORECASTS_SHOWN:]
-    if not shown:
+    if not forecasts:
         return []
-    left = len(forecasts) - len(shown)
+    others = [at for at, each in enumerate(forecasts) if each["by"] != "estimate"]
+    left = min(len(others), max(0, len(forecasts) - FORECASTS_SHOWN))
+    hidden = set(others[:left])
+    shown = [each for at, each in enumerate(forecasts) if at not in hidden]
     rows = [_HEAD, *(_row(each) for each in shown)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [*([f"{left} older ones are in --json"] if left else []), *lines]
+    return [*([f"not shown here, but with --json: {left} older"] if left else []), *lines]
 
 
 def _row(forecast: Mapping[str, Any]) -> tuple[str, ...]:

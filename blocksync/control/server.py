@@ -221,7 +221,11 @@ class ControlServer:
     # -- requests ---------------------------------------------------------------------------------------------
 
     async def _hello(self, request: web.Request) -> web.Response:
-        said: dict[str, object] = {"control": CONTROL_VERSION, "version": __version__}
+        said: dict[str, object] = {
+            "control": CONTROL_VERSION,
+            "version": __version__,
+            "data_port": self._service.data_port,
+        }
         marks = request.query.get("marks", "")
         if marks:
             said["itself"] = await self._quick(lambda: self._service.recognises(marks))

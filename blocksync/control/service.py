@@ -24,6 +24,10 @@ class Peer:
 class ReceiverService(Protocol):
     """Blocking; called from several threads."""
 
+    @property
+    def data_port(self) -> int:
+        """Where the data connections go; whoever may connect sees that it is open."""
+
     def pair(self, request: dict[str, object]) -> dict[str, object]:
         """Judge a pairing request; its reply."""
 

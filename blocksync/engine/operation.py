@@ -347,7 +347,7 @@ class Operation:
         if wanted == "status":
             return {"limits": dataclasses.asdict(self._limits.limits), "moments": self._logbook.moments()}
         if wanted == "stop":
-            reason = "stopped by blocksync stop"
+            reason = "blocksync stop asked for it"
             threading.Thread(target=self._cancel.set, args=(reason,), name="stopped", daemon=True).start()
             return {}
         if wanted == "final":

@@ -122,6 +122,10 @@ class Serving:
         grant = self._grants.find(fingerprint)
         return None if grant is None else Peer(fingerprint=grant.fingerprint, name=grant.name)
 
+    @property
+    def data_port(self) -> int:
+        return self._receiver.data_port
+
     def recognises(self, marks: str) -> bool:
         return any(is_marked(slot.target, marks) for slot in self._receiver.slots.values())
 

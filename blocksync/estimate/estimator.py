@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import statistics
 import time
@@ -18,7 +19,7 @@ from blocksync.errors import NetworkError, from_os_error
 from blocksync.estimate.digesting import digesting
 from blocksync.estimate.packing import level_table, levels_used, packed_at
 from blocksync.estimate.passes import by_map, changes, fit, pace_of
-from blocksync.estimate.prediction import Packed, Prediction, around, predict
+from blocksync.estimate.prediction import SHARED_ERROR, Packed, Prediction, around, predict
 from blocksync.estimate.rehearsal import Rehearsal, rehearse
 from blocksync.estimate.results import (
     ChangeFigures,
@@ -307,7 +308,8 @@ def _fastest(sample: Sample, figures: SourceFigures, link: LinkFigures) -> float
 def _verify(sample: Sample, rehearsal: Rehearsal | None) -> Range:
     """As it was tried; else by this end alone, which reads a piece, then hashes it."""
     if rehearsal is not None and rehearsal.proof is not None:
-        return around(rehearsal.proof.seconds(sample.picture, sample.read_rate), VERIFY_ERROR)
+        error = math.hypot(VERIFY_ERROR, SHARED_ERROR * rehearsal.foreign)
+        return around(rehearsal.proof.seconds(sample.picture, sample.read_rate), error)
     content = b"".join(piece.content for piece in sample.pieces)[:HASHED_BYTES]
     began = time.perf_counter()
     blake3(content).digest()

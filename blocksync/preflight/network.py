@@ -92,7 +92,8 @@ class Way:
         yield from hello_findings(hello, at)
         if self._pin is None:
             yield found(findings.NOT_PAIRED, f"this machine is not paired with {at}")
-            yield from self._data(DEFAULT_DATA_PORT, hello.mtu)
+            port = hello.said.get("data_port")
+            yield from self._data(port if isinstance(port, int) else DEFAULT_DATA_PORT, hello.mtu)
         elif hello.fingerprint != self._pin.fingerprint:
             yield found(findings.OTHER_KEY, f"{at} shows another key than the one that was pinned")
         else:

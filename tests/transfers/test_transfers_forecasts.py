@@ -77,9 +77,16 @@ def test_lines_say_how_far_off_and_the_newest_are_shown() -> None:
     head, line = beside_the_truth([dataclasses.asdict(each) for each in told])
     assert line == "verify  2.0 s (1.0 s to 3.0 s)  2.5 s  +25 %   the estimate"
     assert [head.index(word) for word in ("took", "off by")] == [line.index(word) for word in ("2.5 s", "+25 %")]
-    many = beside_the_truth([dataclasses.asdict(told[0])] * (FORECASTS_SHOWN + 3))
+    passes = [
+        Forecast(what="pass", number=number, by="passes", likely=2.0, low=1.0, high=3.0, took=2.0)
+        for number in range(FORECASTS_SHOWN + 2)
+    ]
+    many = beside_the_truth([dataclasses.asdict(each) for each in (*told, *passes)])
     assert len(many) == FORECASTS_SHOWN + 2
-    assert many[0].startswith("3 older")
+    assert many[0].endswith("3 older")
+    # What the estimate said is what one waits for.
+    assert [line.split("  ")[0] for line in many[2:4]] == ["verify", "pass 3"]
+    assert "the estimate" in many[2]
     nothing = Forecast(what="pass", number=2, by="passes", likely=0.0, low=0.0, high=0.0, took=1.0)
     assert "1.0 s  outside" in beside_the_truth([dataclasses.asdict(nothing)])[1]
 
