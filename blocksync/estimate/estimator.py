@@ -186,7 +186,9 @@ class Estimator:
             self._cancel,
             say=lambda message: self._tell("watching", message),
         )
-        points = watcher.run(watched, lambda age: self._tell("watching", f"{age:.0f} of {watched:.0f} s"))
+        points = watcher.run(
+            watched, lambda age: self._tell("watching", f"{min(age, watched):.0f} of {watched:.0f} s")
+        )
         tracker = watcher.map.provider if watcher.map is not None else ""
         if link is None or rehearsal is None or prediction is None:
             curve = fit(points, sample.picture.data)
