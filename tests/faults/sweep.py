@@ -28,7 +28,7 @@ from blocksync import api
 from blocksync.engine.serving import Serving
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import prepare
-from blocksync.errors import BlocksyncError
+from blocksync.errors import BlocksyncError, NetworkError
 from blocksync.options import ReceiveOptions, SendOptions, TargetSpec, VerifyOptions
 from blocksync.results import SendResult, VerifyResult
 from blocksync.sources.memory import MemorySource
@@ -55,6 +55,7 @@ HANG_SECONDS = 60.0
 # Nor is anything waited for at an end that is longer than the longest deadline.
 LEFT_SECONDS = 15.0
 RETRY_SECONDS = 30.0
+AGAIN = 5
 # Each so many faults, a verify says what it sees.
 PROOF_EVERY = 50
 PATIENT_SECONDS = 0.0002
@@ -140,7 +141,7 @@ class Sweep:
         if not code:
             self._judge(scene, said)
         else:
-            self._judge(scene, self._call(scene, retry=RETRY_SECONDS))
+            self._judge(scene, self._again(scene))
         if scene != "verify":
             self._check_claims()
             if not self._turn % PROOF_EVERY:
@@ -149,6 +150,15 @@ class Sweep:
         if self._bugs:
             raise Broken("\n".join(self._take_bugs()))
         return met, code
+
+    def _again(self, scene: str) -> Said:
+        """The same call over a whole way; what no retry covers, a pairing, is made again where a machine is too busy."""
+        said = self._call(scene, retry=RETRY_SECONDS)
+        for _ in range(AGAIN):
+            if not isinstance(said, NetworkError):
+                break
+            said = self._call(scene, retry=RETRY_SECONDS)
+        return said
 
     def _call(self, scene: str, *, retry: float) -> Said:
         """Send or verify; what came of it.
@@ -214,7 +224,7 @@ class Sweep:
         """A scene without a fault."""
         self._begin(scene)
         self._proxy.obey(None)
-        self._judge(scene, self._call(scene, retry=RETRY_SECONDS))
+        self._judge(scene, self._again(scene))
 
     def _begin(self, scene: str) -> None:
         if self._scene == "verify" != scene:
