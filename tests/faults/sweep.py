@@ -152,7 +152,7 @@ class Sweep:
         return met, code
 
     def _again(self, scene: str) -> Said:
-        """The same call over a whole way; what no retry covers, a pairing, is made again where a machine is too busy."""
+        """The same call over a whole way; a pairing, which no retry covers, is made again where a machine is busy."""
         said = self._call(scene, retry=RETRY_SECONDS)
         for _ in range(AGAIN):
             if not isinstance(said, NetworkError):
