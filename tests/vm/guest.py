@@ -13,7 +13,7 @@ MIB = 1 << 20
 KIB64 = 64 << 10
 SIZE = 16 * MIB
 SLOTS = ("classic", "thin", "one", "two", "three", "files", "small", "killed", "era", "gone", "gonethin")
-SLOTS += ("step", "step-thin")
+SLOTS += ("step", "step-thin", "alone-thin")
 # Random places of a volume are written, a few sectors each, so that each touches two blocks at most.
 WRITES = 8
 SCATTER = f"""

@@ -182,13 +182,13 @@ def main() -> int:
     pairs, words = [pair.split("=") for pair in rest[: rest.index("--")]], rest[rest.index("--") + 1 :]
     devices = [device for device, _ in pairs]
     prepare()
-    for turn in range(2):  # the first of a volume, and one that goes by what the first has kept
-        clear()
-        assert forked(words) == 0, SAID.read_text()
-        for name in MODULES.read_text().split() if not turn else ():
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
-        scatter(devices)
+    clear()
+    assert forked(words) == 0, SAID.read_text()
+    for name in MODULES.read_text().split():
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    # The next one goes by what the first has kept.
+    scatter(devices)
     clear()
     assert forked(words) == 0, SAID.read_text()
     said = steps()
