@@ -94,10 +94,14 @@ class Governed(Source):
         live: the limits, shared by all sources of a transfer.
         cancel: ends a pause.
         device: number of the disk it lies on; None where that cannot be told.
+        frozen: the filesystems on it stand still, so that nobody writes to it though it is mounted.
     """
 
-    def __init__(self, source: Source, live: LiveLimits, cancel: Cancel, device: int | None) -> None:
+    def __init__(
+        self, source: Source, live: LiveLimits, cancel: Cancel, device: int | None, *, frozen: bool = False
+    ) -> None:
         self._source = source
+        self._frozen = frozen
         self._live = live
         self._device = device
         self._lock = threading.Lock()
@@ -112,6 +116,7 @@ class Governed(Source):
         self.sector_bytes = source.sector_bytes
         self.capabilities = source.capabilities
         self.tracker = source.tracker
+        self.told = source.told
 
     def _counts(self) -> IoCounts | None:
         return io_counts(self._device) if self._device is not None else None
@@ -126,6 +131,9 @@ class Governed(Source):
         # Kernels that read by themselves are let through as long as there is nothing to keep to.
         limits = self._live.limits
         return None if limits.read or limits.max_latency else self._source.descriptor()
+
+    def in_use(self) -> str:
+        return "" if self._frozen else self._source.in_use()
 
     def unreadable(self) -> tuple[tuple[int, int], ...]:
         return self._source.unreadable()
@@ -175,9 +183,13 @@ def check_latency(limits: Limits, paths: Sequence[str]) -> None:
             )
 
 
-def govern(source: Source, path: str, live: LiveLimits, cancel: Cancel) -> Source:
-    """A source with its limits; reading it stays what it was otherwise."""
-    return Governed(source, live, cancel, disk_of(path))
+def govern(source: Source, path: str, live: LiveLimits, cancel: Cancel, *, frozen: bool = False) -> Source:
+    """A source with its limits; reading it stays what it was otherwise.
+
+    Args:
+        frozen: as of :class:`Governed`.
+    """
+    return Governed(source, live, cancel, disk_of(path), frozen=frozen)
 
 
 def _minute_of_day() -> int:

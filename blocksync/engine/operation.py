@@ -222,13 +222,13 @@ class Operation:
         self._cancel.check()
         return True
 
-    def _pass(self, consistency: str, still: Stillness | None = None) -> None:
+    def _pass(self, consistency: str, still: Stillness | None = None, *, frozen: bool = False) -> None:
         self._cancel.check()
         self._logbook.move(TransferState.PREPARING, until=0.0)
         began = self._clock.now()
         with (self._snapshots if still is None else self._opening)() as sources:
             governed = [
-                govern(source, disk.source, self._limits, self._cancel)
+                govern(source, disk.source, self._limits, self._cancel, frozen=frozen)
                 for source, disk in zip(sources, self._disks, strict=True)
             ]
             members = [
@@ -250,7 +250,8 @@ class Operation:
             stood = time.monotonic() - self._still_since
             self._logbook.note_pass(result, began, consistency, final=still is not None, stood=stood)
             if self._options.verify and (still is not None or not self._options.final):
-                self._verify(sources)
+                # What a map calls unused was not sent: both must go by the same.
+                self._verify(governed if frozen else sources)
 
     def _final(self) -> None:
         options = self._options
@@ -273,7 +274,7 @@ class Operation:
         self._logbook.move(TransferState.PREPARING, until=0.0)
         with standing_still(quiet) as still:
             self._still_since = time.monotonic()
-            self._pass("application" if hooks else "crash" if mounts else "", still)
+            self._pass("application" if hooks else "crash" if mounts else "", still, frozen=bool(mounts))
             pause = time.monotonic() - self._still_since
         self._logbook.move(TransferState.FINISHED, pause=pause)
 

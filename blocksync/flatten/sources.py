@@ -111,6 +111,7 @@ class _Borrowed(Source):
         self._lender = lender
         self.name, self.identity, self.size = lender.name, lender.identity, lender.size
         self.sector_bytes, self.capabilities = lender.sector_bytes, lender.capabilities
+        self.told = lender.told
 
     def extents(self) -> Iterator[Extent]:
         return self._lender.extents()
@@ -123,6 +124,9 @@ class _Borrowed(Source):
 
     def check(self) -> None:
         self._lender.check()
+
+    def in_use(self) -> str:
+        return self._lender.in_use()
 
     def unreadable(self) -> tuple[tuple[int, int], ...]:
         return self._lender.unreadable()
