@@ -53,7 +53,7 @@ class Numbers:
                 said[name] = bool(choice & 1)
             elif hint is int:
                 said[name] = (
-                    TEMPTING[choice % len(TEMPTING)] if choice < 200 else int.from_bytes(self.bytes(8)) >> 1
+                    TEMPTING[choice % len(TEMPTING)] if choice < 200 else int.from_bytes(self.bytes(8), "big") >> 1
                 )
             elif hint is str:
                 said[name] = TEXTS[choice % len(TEXTS)]

@@ -16,6 +16,7 @@ from typing import Any
 
 from blocksync.volumes.crc32c import crc32c
 from blocksync.volumes.exclusion import leave_out
+from blocksync.volumes.files import Room
 from blocksync.volumes.filesystems import btrfs, detect, ext, ext_files, open_map, xfs, xfs_files
 from blocksync.volumes.patterns import Rules
 from blocksync.volumes.reader import check_range
@@ -147,7 +148,7 @@ def run(data: bytes) -> None:
         for low, high in space.used(first, stop):
             assert at <= low < high <= stop
             at = high
-    leave_out(reader, found.kind, space, Rules(("*.log",)), "")
+    leave_out(reader, found.kind, space, Rules(("*.log",)), "", room=Room())
 
 
 def _patch(piece: int, offset: int, new: bytes) -> bytes:

@@ -68,7 +68,7 @@ def _no_link(_answer: OpenAnswer) -> Link:
 def run(data: bytes) -> None:
     source = MemorySource(SIZE)
     source.write(0, b"x" * 4096)
-    route = Route(control=_Hostile(Numbers(data)), connect=_no_link, copy=ManifestCopy(MemoryFolder()))  # type: ignore[arg-type]
+    route = Route(control=_Hostile(Numbers(data)), connect=_no_link, copy=ManifestCopy(MemoryFolder()))
     # Its allocation map is another surface, and costs more than all the rest.
     wanted = SendOptions(to="", connections=1, retry_seconds=0, all_blocks=True)
     Sender(source, route, wanted, Cancel()).run()
