@@ -18,7 +18,7 @@ CHUNK = 65536
 DATA = BytesReader(bytes(4 * CHUNK))
 SUPER, NODE = 160774, 121107
 # Castagnoli's checksum costs milliseconds a block in Python; any other, on both sides, guards the same places.
-thin.crc32c = zlib.crc32  # type: ignore[attr-defined]
+thin.crc32c = zlib.crc32  # type: ignore[assignment, attr-defined]
 
 
 def metadata(data: bytes, *, repair: bool) -> bytes:
