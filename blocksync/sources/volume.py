@@ -7,6 +7,7 @@ O_DIRECT as whole disks are; holes of a sparse image and unmapped chunks of a th
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 from collections.abc import Iterator, Sequence
 
@@ -92,6 +93,24 @@ class VolumeSource(Source):
 
     def in_use(self) -> str:
         return next(filter(None, (disk.in_use() for disk in self._disks)), "")
+
+    def unreadable(self) -> tuple[tuple[int, int], ...]:
+        lost = {key: sorted(disk.unreadable()) for key, disk in self._disk_of.items()}
+        if not any(lost.values()):
+            return ()
+        found: list[tuple[int, int]] = []
+        at = 0
+        for reader, offset, length in resolve(self._reader, 0, self.size):
+            ranges = lost.get(id(reader), [])
+            # The first that may reach into this piece is the last one that begins at its start or before.
+            for start, count in ranges[max(bisect.bisect_left(ranges, (offset + 1, 0)) - 1, 0) :]:
+                if start >= offset + length:
+                    break
+                low, high = max(start, offset), min(start + count, offset + length)
+                if low < high:
+                    found.append((at + low - offset, high - low))
+            at += length
+        return tuple(found)
 
     def close(self) -> None:
         for disk in self._disks:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from blocksync.api import CopyOptions, copy
-from blocksync.errors import LayoutError, SourceError, UsageError, VolumeMissingError
+from blocksync.errors import LayoutError, SourceError, UnreadableError, UsageError, VolumeMissingError
 from blocksync.extents import ExtentKind
 from blocksync.sources import open_source
+from blocksync.sources.disk import FileSource
+from blocksync.sources.rescue import RescueSource
+from blocksync.sources.volume import VolumeSource
+from blocksync.volumes.reader import Composite, Reader, Run
 from tests.devices import image, run
 
 MIB = 1 << 20
@@ -87,3 +92,46 @@ def test_damage_is_a_layout_error(disk: Path) -> None:
         file.write(b"\xff\xff\xff\x7f")
     with pytest.raises(LayoutError):
         open_source(f"{disk}#1")
+
+
+class Worn(FileSource):
+    """Two sectors cannot be read: one of the first partition, and one of what lies between it and the next."""
+
+    bad = (1 * MIB + 4096, 9 * MIB + 512)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        if any(offset < each + 512 and each < offset + len(buffer) for each in self.bad):
+            raise UnreadableError("cannot read: Input/output error")
+        super().read_into(offset, buffer)
+
+
+def test_what_a_disk_lost_is_told_of_the_volume_that_it_belonged_to(disk: Path) -> None:
+    rescued = RescueSource(Worn(str(disk)))
+    rescued.read_into(0, memoryview(bytearray(12 * MIB)))
+    assert rescued.unreadable() == ((1 * MIB + 4096, 512), (9 * MIB + 512, 512))
+    with VolumeSource([rescued], "1") as first, VolumeSource([rescued], "5") as fifth:
+        assert first.unreadable() == ((4096, 512),)
+        assert fifth.unreadable() == ()
+
+
+class InPieces(Composite):
+    """A MiB of which the first sectors were lost, a hole, and two pages around another lost sector."""
+
+    size = 2 * MIB + 8192
+
+    def __init__(self, disk: Reader) -> None:
+        self._disk = disk
+
+    def runs(self, offset: int, length: int) -> Iterator[Run]:
+        assert (offset, length) == (0, self.size)
+        yield from ((self._disk, 9 * MIB + 256, MIB), (None, 0, MIB), (self._disk, MIB, 8192))
+
+
+def test_what_a_disk_lost_is_told_in_the_order_of_the_volume(disk: Path) -> None:
+    rescued = RescueSource(Worn(str(disk)))
+    rescued.read_into(0, memoryview(bytearray(12 * MIB)))
+    with VolumeSource([rescued], "1") as volume:
+        ((_, reader),) = volume._named
+        pieces = InPieces(reader)
+        volume._reader, volume.size = pieces, pieces.size
+        assert volume.unreadable() == ((256, 512), (2 * MIB + 4096, 512))

@@ -17,6 +17,7 @@ from blocksync.limits import Limits
 from blocksync.sources.base import Source
 from blocksync.sources.memory import MemorySource
 from blocksync.sources.rescue import RescueSource
+from blocksync.sources.volume import VolumeSource
 from blocksync.volumes.allocation import DiskMap
 from blocksync.volumes.reader import SourceReader
 
@@ -70,3 +71,7 @@ def test_a_wrapper_answers_no_question_by_inheritance(kind: type[Source], wrap: 
     assert base.unreadable()[0] in wrapped.unreadable() or kind is RescueSource  # which tells its own
     for name in TOLD - UNTOLD.get(kind, set()):
         assert getattr(wrapped, name) == getattr(base, name), name
+
+
+def test_a_volume_answers_for_its_disks() -> None:
+    assert ASKED - set(vars(VolumeSource)) == {"descriptor"}
