@@ -35,7 +35,7 @@ def main() -> None:
     held = b""
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not select.select([0], [], [], left)[0]:
+        if not select.select([0], [], [], left)[0]:  # noqa: TID251 - of descriptor 0, in a process of its own
             undo(suspended)
             undone, deadline = True, None
             continue

@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import secrets
-import select
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 from blocksync.errors import QuietError, from_os_error
 from blocksync.platforms import below, loops_over, mounts_of
+from blocksync.platforms.waiting import readable
 from blocksync.snapshots.records import Records
 from blocksync.snapshots.watchdog import FITHAW
 
@@ -111,7 +111,7 @@ class Stillness:
         descriptor = self._process.stdout.fileno()
         deadline = time.monotonic() + seconds
         while b"\n" not in self._buffer:
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            ready = readable(descriptor, max(0.0, deadline - time.monotonic()))
             part = os.read(descriptor, 65536) if ready else b""
             if not part:
                 return None

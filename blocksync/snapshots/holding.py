@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
 from types import TracebackType
@@ -19,6 +18,7 @@ from typing_extensions import Self
 
 from blocksync.errors import SnapshotError, from_os_error
 from blocksync.platforms import devicemapper
+from blocksync.platforms.waiting import readable
 from blocksync.platforms.watcher import KEPT, READY, undo
 from blocksync.snapshots.records import Records
 
@@ -112,7 +112,7 @@ class Hold:
         assert self._watcher.stdout is not None
         heard = b""
         while len(heard) < len(wanted):
-            if not select.select([self._watcher.stdout], [], [], seconds)[0]:
+            if not readable(self._watcher.stdout.fileno(), seconds):
                 raise SnapshotError("the watcher does not answer")
             piece = os.read(self._watcher.stdout.fileno(), len(wanted) - len(heard))
             if not piece:
