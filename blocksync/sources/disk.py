@@ -45,6 +45,9 @@ class FileSource(Source):
         # The path, not the inode: an image that was copied or restored to its place is still that image.
         self.identity = f"file:{os.path.realpath(path)}"
         self.capabilities = SourceCapabilities(extents=self._knows_holes(), direct=False, alignment=1)
+        # Asked for the next hole, tmpfs walks over each page to the file's end. What has room for all of its bytes
+        # has no holes worth that; should it have any, they are read as what they are, zeros.
+        self._dense = getattr(status, "st_blocks", 0) * 512 >= status.st_size
 
     def _knows_holes(self) -> bool:
         try:
@@ -57,7 +60,7 @@ class FileSource(Source):
         return self.extents_within(0, self.size)
 
     def extents_within(self, first: int, stop: int) -> Iterator[Extent]:
-        if not self.capabilities.extents:
+        if self._dense or not self.capabilities.extents:
             if first < stop:
                 yield Extent(first, stop - first)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import random
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from blocksync.errors import SourceError
+from blocksync.extents import Extent
 from blocksync.sources import open_source
 from blocksync.sources.base import Source
 from blocksync.sources.memory import MemorySource
@@ -187,3 +189,18 @@ def test_the_check_of_an_unchanged_disk_passes_and_close_may_be_repeated(sample:
 
 def test_a_live_disk_is_called_live(sample: Sample) -> None:
     assert sample.source.capabilities.consistency == "live"
+
+
+def test_a_file_without_holes_is_not_asked_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(_descriptor: int, _offset: int) -> None:
+        raise OSError(errno.EIO, "asked for holes")
+
+    dense, sparse = tmp_path / "dense.img", tmp_path / "sparse.img"
+    dense.write_bytes(random.Random(3).randbytes(1 << 20))
+    with sparse.open("wb") as file:
+        file.truncate(1 << 20)
+    with open_source(str(dense)) as full, open_source(str(sparse)) as empty:
+        monkeypatch.setattr("blocksync.sources.disk.allocated_from", asked)
+        assert list(full.extents()) == [Extent(0, 1 << 20)]
+        with pytest.raises(SourceError, match="holes"):
+            list(empty.extents())
