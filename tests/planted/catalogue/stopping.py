@@ -26,13 +26,6 @@ STOPPING = [
         gate=f"{_DIAL_TESTS}::test_a_handshake_that_dribbles_ends_in_time_as_a_whole",
     ),
     Bug(
-        name="what did not answer since it was given up proves that a key is refused",
-        file="control/diagnosis.py",
-        old="                if connection.given_up:\n                    raise _GivenUpError from None\n",
-        new="",
-        gate="control/test_control_connection.py::test_the_diagnosis_of_a_dropped_connection_ends_with_its_call",
-    ),
-    Bug(
         name="an NBD server that says nothing is waited for",
         file="nbd/export.py",
         old="        for connection in known:\n            connection.abort()\n",
