@@ -9,8 +9,6 @@ ranges raw, of finding them (the map alone, which is what used blocks cost on to
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import statistics
@@ -22,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools import told
 from blocksync import api
 from blocksync.engine.allocation import allocated
 from blocksync.extents import ExtentKind
@@ -126,11 +125,5 @@ def measure(folder: Path) -> dict[str, Any]:
         }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the images")
-    print(json.dumps(measure(parser.parse_args().folder), indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    told(__doc__, measure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import argparse
 import json
 import os
 import resource
@@ -10,8 +11,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +94,13 @@ def await_listener(port: int) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"nobody listens on {port}")
         time.sleep(0.02)
+
+
+def told(about: str | None, measure: Callable[[Path], object]) -> None:
+    """The whole of a benchmark's command that has no option but where its images go: what it measured, as JSON."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the images")
+    print(json.dumps(measure(parser.parse_args().folder), indent=1))
 
 
 class Tool(abc.ABC):

@@ -10,8 +10,6 @@ and sent.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import signal
@@ -23,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools import told
 from blocksync import api
 from blocksync.options import CopyOptions
 from blocksync.results import SendResult
@@ -109,11 +108,5 @@ def measure(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the images")
-    print(json.dumps(measure(parser.parse_args().folder), indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    told(__doc__, measure)

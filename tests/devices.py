@@ -56,3 +56,15 @@ def released(device: str) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+def replace_bytes(path: Path, old: bytes, new: bytes) -> None:
+    """Overwrite ``old`` wherever it is by ``new``, with blanks up to the same length."""
+    content = path.read_bytes()
+    at = content.find(old)
+    assert at >= 0
+    with path.open("r+b") as file:
+        while at >= 0:
+            file.seek(at)
+            file.write(new.ljust(len(old), b" "))
+            at = content.find(old, at + 1)

@@ -12,7 +12,8 @@ from blocksync.control.service import Peer
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.division import Division
 from blocksync.engine.inbound import read_frame
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.port import PeerPort
+from blocksync.engine.receiver import Receiver
 from blocksync.engine.removal import remove_names
 from blocksync.engine.sender import Sender
 from blocksync.engine.sending import Route

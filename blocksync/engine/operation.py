@@ -17,6 +17,7 @@ from typing import Any
 
 from blocksync import __version__
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.clock import Clock
 from blocksync.engine.governor import LiveLimits, check_latency, govern
 from blocksync.engine.group import Group, Member
 from blocksync.engine.logbook import Logbook
@@ -47,27 +48,6 @@ from blocksync.transfers.store import TransferStore
 Opening = Callable[[], AbstractContextManager[list[Source]]]
 # A follower that lost its receiver looks for it at least this often.
 LONGEST_RETRY_SECONDS = 60.0
-
-
-class Clock:
-    """Wall time and naps; tests have their own."""
-
-    def __init__(self) -> None:
-        self._poked = threading.Event()
-
-    def now(self) -> float:
-        """Seconds since 1970."""
-        return time.time()
-
-    def wait(self, seconds: float) -> None:
-        """Sleep, at most a minute at once, or until poked."""
-        # The wall clock may be set while we sleep: whoever waits for a moment asks again.
-        self._poked.wait(min(seconds, 60.0))
-        self._poked.clear()
-
-    def poke(self) -> None:
-        """Wake whoever sleeps, from any thread."""
-        self._poked.set()
 
 
 class Operation:

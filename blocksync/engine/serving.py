@@ -16,8 +16,9 @@ from blocksync.engine.budget import DEFAULT_BUFFER_BYTES, MIN_BUFFER_BYTES, Budg
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.codefiles import CodeFiles
 from blocksync.engine.division import Division
+from blocksync.engine.port import PeerPort
 from blocksync.engine.receipts import attest
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.receiver import Receiver
 from blocksync.engine.rights import Rights
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import rehearsal_folder, slot_folder, slot_name_for

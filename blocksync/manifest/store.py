@@ -12,7 +12,6 @@ safe.
 from __future__ import annotations
 
 import secrets
-import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -24,8 +23,9 @@ from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
 from blocksync.kernels import KEY_BYTES, DigestKind
 from blocksync.manifest.base import ManifestFile, write_manifest
 from blocksync.manifest.folder import Folder
-from blocksync.manifest.format import BEGIN, RUN, Header, RecordKind, fitted
-from blocksync.manifest.journal import JOURNAL_FILE, Journal, JournalReader, Record, create_journal
+from blocksync.manifest.format import RUN, Header, RecordKind, fitted
+from blocksync.manifest.journal import JOURNAL_FILE, Journal, create_journal
+from blocksync.manifest.replay import Replay, replayed
 from blocksync.manifest.working import BlockMap
 
 MANIFEST_FILE = "manifest"
@@ -119,11 +119,11 @@ class SlotStore:
         base = ManifestFile(folder.open(MANIFEST_FILE))
         header = base.header
         blocks = BlockMap(header.geometry, header.kind, header.key, base=base, folder=folder, cached=cached)
-        replay = _Replay(header, blocks)
+        replay = Replay(header, blocks)
         try:
             if not folder.exists(JOURNAL_FILE):
                 raise StateDamagedError("the slot has a manifest but no journal: its last withdrawals are unknown")
-            journal = _replayed(folder, replay)
+            journal = replayed(folder, replay)
         except BaseException:
             blocks.close()
             raise
@@ -396,68 +396,3 @@ class SlotStore:
 
 class _ClosedError(StateError):
     """Marks a store that was closed on purpose."""
-
-
-def _replayed(folder: Folder, replay: _Replay) -> Journal:
-    file = folder.open(JOURNAL_FILE)
-    try:
-        reader = JournalReader(file)
-        for record in reader.records():
-            replay.apply(record)
-        return reader.resume()
-    except BaseException:
-        file.close()
-        raise
-
-
-class _Replay:
-    """Applies a journal's records to the map of the manifest before it."""
-
-    def __init__(self, header: Header, blocks: BlockMap) -> None:
-        self._header = header
-        self._map = blocks
-        self.epoch = 0
-        self.resting = ""
-        self.touched = False
-        self.stale = False
-
-    def apply(self, record: Record) -> None:
-        """Raises StateDamagedError for a record that cannot be of this manifest."""
-        try:
-            self._take(record)
-        except (ValueError, struct.error) as error:
-            raise StateDamagedError(f"a journal record is out of range: {error}") from error
-
-    def _take(self, record: Record) -> None:
-        if record.kind is RecordKind.EPOCH:
-            self.epoch = max(self.epoch, record.epoch)
-        if record.kind is RecordKind.BEGIN:
-            manifest_id, _, _ = BEGIN.unpack(record.payload)
-            # Only a journal that the manifest already contains may be another's.
-            self.stale = record.sequence <= self._header.covered
-            if manifest_id != self._header.manifest_id and not self.stale:
-                raise StateDamagedError("the journal belongs to another manifest")
-            return
-        if record.sequence <= self._header.covered:
-            return
-        if self.stale:
-            raise StateDamagedError("the journal goes on behind the manifest that replaced it")
-        self._apply(record)
-
-    def _apply(self, record: Record) -> None:
-        if record.kind is RecordKind.EPOCH:
-            self.resting = ""
-        elif record.kind is RecordKind.REST:
-            self.resting = record.payload.decode(errors="surrogatepass")
-        elif record.kind in (RecordKind.INTENT, RecordKind.WITHDRAW):
-            self.touched = True
-            for first, count in RUN.iter_unpack(record.payload):
-                self._map.withdraw(first, count)
-        elif record.kind is RecordKind.CLAIM:
-            self.touched = True
-            first, count = RUN.unpack_from(record.payload)
-            digests_end = RUN.size + count * DIGEST_BYTES
-            self._map.claim(first, record.payload[RUN.size : digests_end], record.payload[digests_end:])
-        elif record.kind is RecordKind.CLAIM_ZERO:
-            self.touched = True
-            self._map.claim_zero(*RUN.unpack(record.payload))

@@ -9,7 +9,8 @@ from typing import Any, get_type_hints
 
 from blocksync.control.service import Peer
 from blocksync.engine import slot as slot_module
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.port import PeerPort
+from blocksync.engine.receiver import Receiver
 from blocksync.engine.slot import Slot
 from blocksync.protocol.messages import FIELD_BYTES, CommitRequest, OpenRequest, VerifyRequest
 from blocksync.targets.memory import MemoryTarget
@@ -113,6 +114,12 @@ def seeds() -> Iterator[bytes]:
 SURFACE = Surface(
     run=run,
     seeds=seeds,
-    modules=("blocksync.engine.receiver", "blocksync.engine.slot", "blocksync.engine.verify", "blocksync.manifest"),
+    modules=(
+        "blocksync.engine.port",
+        "blocksync.engine.receiver",
+        "blocksync.engine.slot",
+        "blocksync.engine.verify",
+        "blocksync.manifest",
+    ),
     most_bytes=300,
 )

@@ -10,7 +10,8 @@ import pytest
 
 from blocksync.control.service import Peer
 from blocksync.engine import slot as slot_module
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.port import PeerPort
+from blocksync.engine.receiver import Receiver
 from blocksync.engine.slot import Slot
 from blocksync.errors import SlotBusyError, StateError
 from blocksync.manifest import folder as folder_module

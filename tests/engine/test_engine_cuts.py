@@ -18,7 +18,8 @@ from blocksync.engine import outbound
 from blocksync.engine import sender as sender_module
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.local import _attend
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.port import PeerPort
+from blocksync.engine.receiver import Receiver
 from blocksync.engine.sender import Sender
 from blocksync.engine.sending import Route
 from blocksync.engine.slot import Slot

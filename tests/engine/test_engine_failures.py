@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from blocksync.control.service import Peer
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.port import PeerPort
+from blocksync.engine.receiver import Receiver
 from blocksync.engine.slot import Slot
 from blocksync.errors import StateError, TargetError, TargetSyncError
 from blocksync.manifest.folder import OsFile, OsFolder

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from test_engine_unused import SIZE, fill, mounted
+from engine_used import SIZE, fill, used_disk
 
 from blocksync import api
 from blocksync.api import Cancel, DiskSpec, Limits, SendOptions, TransferOptions
@@ -33,18 +32,8 @@ def test_limits_hide_nobody_who_uses_a_source() -> None:
     assert (borrowed.in_use(), borrowed.told) == ("it is mounted at /mnt", source.told)
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    """An ext4 whose free blocks hold junk."""
-    need_root()
-    path = image(tmp_path / "disk.img", SIZE)
-    run("mkfs.ext4", "-q", "-F", "-b", "1024", path)
-    with mounted(path, tmp_path / "there") as folder:
-        fill(folder, 1)
-    return path
-
-
-def test_a_frozen_filesystem_is_sent_by_its_map_and_found_identical(disk: Path, tmp_path: Path) -> None:
+def test_a_frozen_filesystem_is_sent_by_its_map_and_found_identical(tmp_path: Path) -> None:
+    disk = used_disk(tmp_path)
     with receiving(tmp_path / "target.img", tmp_path, create=SIZE) as where, loop_device(disk) as device:
         send = SendOptions(
             to=f"127.0.0.1:{where.control_port}", code=where.code, state_dir=tmp_path / "sender", snapshot="none"

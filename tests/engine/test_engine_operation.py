@@ -11,7 +11,8 @@ import pytest
 
 from blocksync import api
 from blocksync.api import Cancel, DiskSpec, Limits, SendOptions, TransferEvent, TransferOptions, TransferResult
-from blocksync.engine.operation import Clock, Operation, already_open
+from blocksync.engine.clock import Clock
+from blocksync.engine.operation import Operation, already_open
 from blocksync.engine.statedir import prepare
 from blocksync.errors import (
     InterruptedTransferError,

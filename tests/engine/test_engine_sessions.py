@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from blocksync.control.service import Peer
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.port import PeerPort
+from blocksync.engine.receiver import Receiver
 from blocksync.engine.slot import ABANDONED_SECONDS, Session, Slot
 from blocksync.errors import NetworkError, PeerError, ProtocolError, SlotBusyError, TargetRefusedError, TrustError
 from blocksync.manifest.folder import OsFolder

@@ -9,7 +9,7 @@ import pytest
 
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.local import copy_disk
-from blocksync.engine.receiver import PeerPort
+from blocksync.engine.port import PeerPort
 from blocksync.engine.sync import sync_map
 from blocksync.errors import IntegrityError, ProtocolError
 from blocksync.geometry import Geometry

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from engine_used import MIB, SIZE, fill, mounted, sums, used_disk
 
 from blocksync.api import CopyOptions, SendResult, copy
 from blocksync.control.service import Peer
 from blocksync.engine.allocation import AllocatedSource, allocated
 from blocksync.engine.cancel import Cancel
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.port import PeerPort
+from blocksync.engine.receiver import Receiver
 from blocksync.engine.slot import Slot
 from blocksync.engine.verify import Verifier
 from blocksync.errors import SourceError, UsageError
@@ -25,50 +24,12 @@ from blocksync.manifest.folder import OsFolder
 from blocksync.results import VerifyResult
 from blocksync.sources import open_source
 from blocksync.targets import open_target
-from tests.devices import image, loop_device, need_root, released, run
-
-MIB = 1 << 20
-SIZE = 96 * MIB
-
-
-@contextmanager
-def mounted(path: Path, place: Path, *, read_only: bool = False) -> Iterator[Path]:
-    place.mkdir(exist_ok=True)
-    with loop_device(path, read_only=read_only) as device:
-        run("mount", "-o", "ro" if read_only else "rw", device, place)
-        try:
-            yield place
-        finally:
-            run("umount", place)
-            released(device)
-
-
-def sums(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def fill(folder: Path, seed: int) -> None:
-    """Files made and removed: what is removed leaves junk in blocks that are free afterwards."""
-    chance = random.Random(seed)
-    for number in range(40):
-        (folder / f"s{seed}f{number}").write_bytes(chance.randbytes(chance.randrange(1, MIB)))
-    os.sync()
-    for path in chance.sample(sorted(folder.glob("s*f*")), 18):
-        path.unlink()
+from tests.devices import image, loop_device, need_root, run
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    need_root()
-    path = image(tmp_path / "disk.img", SIZE)
-    run("mkfs.ext4", "-q", "-F", "-b", "1024", path)
-    with mounted(path, tmp_path / "there") as folder:
-        fill(folder, 1)
-    return path
+    return used_disk(tmp_path)
 
 
 def junk(path: Path) -> Path:

@@ -40,7 +40,7 @@ from blocksync.limits import Limits
 from blocksync.options import FlattenOptions, TargetSpec
 from blocksync.protocol.messages import CONTROL_VERSION, DivideRequest, FinishRequest
 from blocksync.results import FlattenResult, Progress
-from tests.devices import image, loop_device, need_root
+from tests.devices import image, loop_device, need_root, replace_bytes
 from tests.vm.apart import data_disk, fstab_lines
 from tests.vm.systems import Lv, Recipe, disks_of
 from tests.vm.wire import flattened, receiving
@@ -110,18 +110,6 @@ def sizes(disks: list[Path]) -> list[int]:
 
 def offered(targets: list[Path], create: list[int]) -> list[TargetSpec]:
     return [TargetSpec(path=str(targets[1]), slot="vm2", create_size=create[1])]
-
-
-def change(disk: Path, old: bytes, new: bytes) -> None:
-    """Production goes on: bytes of a file change where they lie."""
-    content = disk.read_bytes()
-    at = content.find(old)
-    assert at >= 0
-    with disk.open("r+b") as file:
-        while at >= 0:
-            file.seek(at)
-            file.write(new.ljust(len(old), b"."))
-            at = content.find(old, at + 1)
 
 
 def whole(targets: list[Path]) -> None:
@@ -199,8 +187,8 @@ def test_a_second_pass_brings_what_changed_on_each_disk_and_repairs_anew(
     disks: list[Path], targets: list[Path]
 ) -> None:
     local(disks, targets)
-    change(disks[0], b"# / was on /dev/mapper", b"# changed today")
-    change(disks[1], b"first\n\0\0", b"again\n\0\0")
+    replace_bytes(disks[0], b"# / was on /dev/mapper", b"# changed today")
+    replace_bytes(disks[1], b"first\n\0\0", b"again\n\0\0")
     result = local(disks, targets)
     assert kinds(result) == {"incremental"}
     found = {name: outcome.result for (_, name), outcome in zip(result.partitions, result.group.disks, strict=True)}
@@ -311,7 +299,7 @@ def test_devices_are_targets(disks: list[Path], targets: list[Path]) -> None:
 
 
 def test_a_kill_in_the_middle_is_resumed(disks: list[Path], targets: list[Path]) -> None:
-    change(disks[1], b"first\n\0\0", b"other\n\0\0")
+    replace_bytes(disks[1], b"first\n\0\0", b"other\n\0\0")
     words = [sys.executable, "-m", "blocksync", "flatten", *map(str, disks), str(targets[0])]
     words += ["--onto", str(targets[1]), "--create", "--state-dir", str(disks[0].parent / "state")]
     traced = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync"]
@@ -345,8 +333,8 @@ def test_over_tls_to_two_slots_with_verify_an_incremental_pass_and_a_restarted_r
     assert [outcome.slot for outcome in first.group.disks] == ["vm.p1", "vm.p2", "vm.p3", "vm2.p1", "vm2.p2"]
     assert first.targets == (1, 1, 1, 2, 2)
     whole(targets)
-    change(disks[0], b"# / was on /dev/mapper", b"# changed today")
-    change(disks[1], b"first\n\0\0", b"again\n\0\0")
+    replace_bytes(disks[0], b"# / was on /dev/mapper", b"# changed today")
+    replace_bytes(disks[1], b"first\n\0\0", b"again\n\0\0")
     with receiving(targets[0], tmp_path, beside=offered(targets, needed)) as where:
         again = flattened(disks, where, tmp_path, ONTO, slot="vm")
     assert kinds(again) == {"incremental"}

@@ -29,7 +29,8 @@ from blocksync.api import (
 )
 from blocksync.cli.cutover import MOST_NAMES_SHOWN, facts_of
 from blocksync.control.service import Peer
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.port import PeerPort
+from blocksync.engine.receiver import Receiver
 from blocksync.engine.slot import Slot
 from blocksync.errors import GuestMountError, PeerError, ProtocolError
 from blocksync.flatten import attaching, mounts, removal

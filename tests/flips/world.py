@@ -14,7 +14,8 @@ from blocksync.engine import slot as slot_module
 from blocksync.engine import standing as standing_module
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.inbound import read_frame
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.port import PeerPort
+from blocksync.engine.receiver import Receiver
 from blocksync.engine.sender import Sender
 from blocksync.engine.sending import Route
 from blocksync.engine.slot import Slot

@@ -99,8 +99,8 @@ def test_a_receivers_error_reaches_the_senders_terminal_harmless(
     def refuse(*_: object) -> object:
         raise PeerError(f"the disk {HOSTILE} says no", remedy=f"type this: {HOSTILE}")
 
-    monkeypatch.setattr("blocksync.engine.receiver.PeerPort.open", refuse)
-    monkeypatch.setattr("blocksync.engine.receiver.PeerPort.verify", refuse)
+    monkeypatch.setattr("blocksync.engine.port.PeerPort.open", refuse)
+    monkeypatch.setattr("blocksync.engine.port.PeerPort.verify", refuse)
     (tmp_path / "code").write_text(served.listening.code)
     disk = sample_disk(tmp_path / "disk.img", 4 * MIB, seed=2)
     code, shown = at_a_terminal(
@@ -118,7 +118,7 @@ def test_a_receivers_notice_and_slots_name_reach_the_senders_terminal_harmless(
 ) -> None:
     import dataclasses
 
-    from blocksync.engine.receiver import PeerPort
+    from blocksync.engine.port import PeerPort
 
     real = PeerPort.open
     monkeypatch.setattr(

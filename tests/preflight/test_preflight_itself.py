@@ -18,7 +18,7 @@ from blocksync.api import (
     TransferOptions,
     VerifyOptions,
 )
-from blocksync.engine.receiver import PeerPort
+from blocksync.engine.port import PeerPort
 from blocksync.errors import TargetRefusedError
 from blocksync.platforms import likeness
 from blocksync.platforms.likeness import MOST_MARKS, marks_of, recognised

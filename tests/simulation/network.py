@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from blocksync.control.service import Peer
-from blocksync.engine.receiver import PeerPort, Receiver
+from blocksync.engine.port import PeerPort
+from blocksync.engine.receiver import Receiver
 from blocksync.errors import BlocksyncError, IncompleteError, NetworkError
 from blocksync.protocol.messages import (
     CommitAnswer,

@@ -25,6 +25,7 @@ from blocksync.flatten.bootloader import located_boot, located_core
 from blocksync.flatten.bootsigns import plain
 from blocksync.flatten.boottest import BootReport, boot_test
 from blocksync.options import FlattenOptions
+from tests.devices import replace_bytes
 from tests.vm.apart import with_data
 from tests.vm.base import run as run_tool
 from tests.vm.systems import (
@@ -165,6 +166,23 @@ def data_disk(recipe: Recipe, folder: Path) -> tuple[Recipe, list[Path]]:
     return dataclasses.replace(recipe, name="data-disk", volumes=(*recipe.volumes, data)), [*disks, disk]
 
 
+def row(
+    system: str, wrong: list[str], left: list[str], report: BootReport, told: Seen | None, flatten_seconds: float
+) -> dict[str, object]:
+    """What a table tells of a system that was flattened and booted."""
+    return {
+        "system": system,
+        "ok": not wrong and not left,
+        "faults": wrong,
+        "leftovers": left,
+        "verdict": report.verdict,
+        "mounts": told.mounts if told else {},
+        "flatten_seconds": round(flatten_seconds, 1),
+        "boot_seconds": report.seconds,
+        "accelerated": report.accelerated,
+    }
+
+
 def run(recipe: Recipe, *, local: bool, rebuild: bool = False, data: bool = False) -> dict[str, object]:
     """Flatten, look and boot one system; the facts for a table."""
     began = time.monotonic()
@@ -184,18 +202,11 @@ def run(recipe: Recipe, *, local: bool, rebuild: bool = False, data: bool = Fals
         left = [f"{each.code} {each.where}" for each in api.check_flattened(str(target))]
         report, told = booted(target, recipe, folder / "boot")
         wrong = faults(recipe, report, told)
+    way = "rebuilt" if rebuild else "local" if local else "TLS"
     return {
-        "system": recipe.name,
-        "way": "rebuilt" if rebuild else "local" if local else "TLS",
-        "ok": not wrong and not left,
-        "faults": wrong,
-        "leftovers": left,
-        "verdict": report.verdict,
-        "mounts": told.mounts if told else {},
+        **row(recipe.name, wrong, left, report, told, copied - built),
+        "way": way,
         "build_seconds": round(built - began),
-        "flatten_seconds": round(copied - built, 1),
-        "boot_seconds": report.seconds,
-        "accelerated": report.accelerated,
     }
 
 
@@ -247,18 +258,7 @@ def run_apart(name: str, *, local: bool) -> dict[str, object]:
         report, told = booted(targets[0], recipe, folder / "boot", beside=targets[1:])
         wrong = faults(recipe, report, told, second=case.second)
     left = [f"{each.code} {each.where}" for each in found]
-    return {
-        "system": name,
-        "way": "local" if local else "TLS",
-        "ok": not wrong and not left,
-        "faults": wrong,
-        "leftovers": left,
-        "verdict": report.verdict,
-        "mounts": told.mounts if told else {},
-        "flatten_seconds": round(copied - began, 1),
-        "boot_seconds": report.seconds,
-        "accelerated": report.accelerated,
-    }
+    return {**row(name, wrong, left, report, told, copied - began), "way": "local" if local else "TLS"}
 
 
 REBUILT = ("bios-mbr", "dracut")  # one of each kind of initramfs
@@ -295,9 +295,9 @@ def negative(name: str, step: str, code: str, verdict: str) -> dict[str, object]
         if step == "prefix":
             _old_loader(disks, target)
         elif step == "rd.lvm=0":
-            _blank(target, b" rd.lvm=0")
+            replace_bytes(target, b" rd.lvm=0", b"")
         elif step == "resume=":
-            _blank(target, f" resume=UUID={fs_uuid(RECIPES[name], 'swap')}".encode())
+            replace_bytes(target, f" resume=UUID={fs_uuid(RECIPES[name], 'swap')}".encode(), b"")
         codes = sorted({each.code for each in api.check_flattened(str(target))})
         # Firmware that hands over to nothing says no more: that verdict comes when the time is over.
         seconds = 120.0 if step == "loader" else BOOT_SECONDS
@@ -332,18 +332,6 @@ def _old_loader(disks: list[Path], target: Path) -> None:
         file.write(located_boot((modules / "boot.img").read_bytes(), first))
         file.seek(first * 512)
         file.write(located_core(core, first, -(-len(core) // 512)))
-
-
-def _blank(target: Path, words: bytes) -> None:
-    """Overwrite words with blanks, wherever on the target they are."""
-    content = target.read_bytes()
-    at = content.find(words)
-    assert at >= 0
-    with target.open("r+b") as file:
-        while at >= 0:
-            file.seek(at)
-            file.write(b" " * len(words))
-            at = content.find(words, at + 1)
 
 
 Job = tuple[str, Callable[[], dict[str, object]]]

@@ -17,7 +17,7 @@ from typing import Any
 
 from blocksync import api
 from tests.devices import image
-from tests.vm.flattening import booted, faults
+from tests.vm.flattening import booted, faults, row
 from tests.vm.machine import Machine
 from tests.vm.package import COMMAND, package_disk, unpack
 from tests.vm.systems import RECIPES, Recipe, cached, working_copy
@@ -213,13 +213,4 @@ def live(name: str) -> dict[str, object]:
         marker = "final" if case.final else "again"
         report, told = booted(target, recipe, folder / "boot")
         wrong = faults(dataclasses.replace(recipe, marker=marker), report, told)
-    return {
-        "system": name,
-        "ok": not wrong and not left,
-        "faults": wrong,
-        "leftovers": left,
-        "verdict": report.verdict,
-        "mounts": told.mounts if told else {},
-        "flatten_seconds": round(taken - began, 1),
-        "boot_seconds": report.seconds,
-    }
+    return row(name, wrong, left, report, told, taken - began)

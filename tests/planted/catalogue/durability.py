@@ -305,14 +305,14 @@ DURABILITY = [
     ),
     Bug(
         name="records that a manifest contains are applied again",
-        file=_STORE,
+        file="manifest/replay.py",
         old="        if record.sequence <= self._header.covered:\n            return\n",
         new="",
         gate="scopes overwrite, window 4",
     ),
     Bug(
         name="a journal of another manifest is applied",
-        file=_STORE,
+        file="manifest/replay.py",
         old="if manifest_id != self._header.manifest_id and not self.stale:",
         new="if False:",
         gate=f"{_STATE_TESTS}::test_a_journal_of_another_manifest_is_damage",

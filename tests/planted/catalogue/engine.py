@@ -55,21 +55,21 @@ ENGINE = [
     ),
     Bug(
         name="a segment out of range is looked for",
-        file=_RECEIVER,
+        file="engine/port.py",
         old="        if not 0 <= index < found.geometry.segment_count:",
         new="        if not 0 <= index <= found.geometry.segment_count:",
         gate="engine/test_engine_sessions.py",
     ),
     Bug(
         name="a verify of any range",
-        file=_RECEIVER,
+        file="engine/port.py",
         old="if request.offset % piece or request.offset + request.length > size or not request.length:",
         new="if request.offset % piece or not request.length:",
         gate=f"{_PORT_TESTS}::test_verify_is_bounded_and_streams",
     ),
     Bug(
         name="a verify in pieces of any size",
-        file=_RECEIVER,
+        file="engine/port.py",
         old="        if not MIN_VERIFY_PIECE_BYTES <= piece <= MAX_VERIFY_PIECE_BYTES or piece % 4096",
         new="        if piece % 4096",
         gate="engine/test_engine_sessions.py",
@@ -120,7 +120,7 @@ ENGINE = [
     ),
     Bug(
         name="a sign of life that meets the commit fails the pass",
-        file="engine/receiver.py",
+        file="engine/port.py",
         old="        if found.ended.is_set():\n            # By its commit",
         new="        if False:\n            # By its commit",
         gate="engine/test_engine_sessions.py",
