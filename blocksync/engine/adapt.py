@@ -11,8 +11,11 @@ All of that is measured while the pass runs, in processor time, which waiting do
 was not used lately is scaled from the one in use by :data:`PROFILE`. The cores are those that the threads get when they
 all ask: packing does nothing but compute, so as many times as it takes longer than its processor time, so many times
 are there too few processors, whoever has the rest: other work, the other end on the same machine, a quota. The
-link's rate is seen whenever the threads wait for it; where the receiver says that its connections are at work rather
-than waiting for us, then it is not the link that makes us wait, and bytes saved on it gain nothing.
+link's rate is seen whenever the threads wait for it. It is not the link that makes us wait where the receiver says that
+its connections are at work rather than waiting for us; nor where its receive window was full while its process used a
+good part of a processor: what has arrived lies there unread, since its threads wait for each other or for a processor.
+Bytes saved on the link gain nothing then. A full window alone says nothing: a tunnel that ends on this machine reads
+as slowly as its own link allows.
 
 Trying levels one after the other was the way before: it took seconds to settle, since content that comes in runs
 changes the rate more than a level does.
@@ -60,6 +63,10 @@ STEPS_UP = 2
 WAITING = 0.25
 # Share of its connections' time that a receiver spends at work, above which it is what makes us wait.
 RECEIVER_BUSY = 0.6
+# Share of our waiting in which its receive window was full, and of one processor that it used meanwhile, above which it
+# is what makes us wait as well.
+WINDOW_FULL = 0.5
+RECEIVER_WORKS = 0.5
 # Where nobody waits for the link it may be faster than it was: tried now and then, and more rarely when in vain.
 PROBE_SECONDS = 2.0
 PROBE_AT_LEAST_EVERY_SECONDS = 60.0
@@ -89,6 +96,7 @@ class _Span:
     shrank: int = 0  # and of these what did shrink
     sending: float = 0.0
     waiting: float = 0.0  # of wall clock, in all threads
+    refused: float = 0.0  # of that: the receive window was full
     packing: float = 0.0
     packing_wall: float = 0.0  # of wall clock
     packed: dict[int, list[float]] = field(default_factory=dict)  # level: bytes in, bytes out, seconds
@@ -140,6 +148,8 @@ class LevelControl:
         self._probing = False
         self._probe_every = PROBE_SECONDS
         self._receiver_busy = 0.0
+        self._receiver_works = True  # until it said something else
+        self._refused = False
         self._span = _Span()
         self._began: tuple[float, float] | None = None
         self._frames = 0
@@ -175,8 +185,15 @@ class LevelControl:
             for at, value in enumerate((before, after, seconds)):
                 sums[at] += value
 
-    def sent(self, plain: int, wire: int, seconds: float, waited: float) -> None:
-        """A frame was sent: bytes of the disk, bytes on the wire, seconds of processor, seconds of waiting."""
+    def sent(self, plain: int, wire: int, seconds: float, waited: float, refused: float = 0.0) -> None:
+        """A frame was sent.
+
+        Args:
+            plain, wire: bytes of the disk, and on the wire.
+            seconds: of processor.
+            waited: seconds.
+            refused: of these, as far as the system tells, the receive window was full.
+        """
         if self._fixed is not None:
             return
         with self._lock:
@@ -185,21 +202,28 @@ class LevelControl:
             span.wire += wire
             span.sending += seconds
             span.waiting += waited
+            span.refused += refused
             now = self._clocks.now()
             if self._began is None:
                 self._begin(now)
             elif span.plain >= self._enough(now - self._began[0]):
                 self._decide(now)
 
-    def receiver_busy(self, share: float) -> None:
-        """The receiver said which share of their time its connections spent at work instead of waiting for us."""
+    def receiver_busy(self, share: float, processor: float | None = None) -> None:
+        """The receiver gave a sign of life.
+
+        Args:
+            share: of their time that its connections spent at work instead of waiting for us.
+            processor: seconds of processor that it used a second; None where that is not known yet.
+        """
         with self._lock:
             self._receiver_busy = share
+            self._receiver_works = processor is None or processor > RECEIVER_WORKS
 
     @property
     def receiver_holds(self) -> bool:
         """Whether it is the receiver's own work that lets the connections wait, and not the link."""
-        return self._receiver_busy > RECEIVER_BUSY
+        return self._receiver_busy > RECEIVER_BUSY or (self._refused and self._receiver_works)
 
     # -- deciding, under the lock -------------------------------------------------------------------------------
 
@@ -219,6 +243,7 @@ class LevelControl:
         span, passed = self._span, now - then
         used = (self._clocks.process() - process) / passed
         waits = span.waiting > WAITING * passed * self._threads
+        self._refused = waits and span.refused > WINDOW_FULL * span.waiting
         self._begin(now)
         self._learn(span, now)
         self._watch_link(span.wire / passed, now, waits=waits)

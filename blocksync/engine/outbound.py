@@ -160,6 +160,7 @@ class Outbound:
         # Held back by --bwlimit is held back by the link: it counts for the level and for what is the bottleneck.
         began, worked = time.perf_counter(), time.thread_time()
         self._pace.wait(size, self._stop)
+        refused = _refused(link)
         self._waiting = "room"
         try:
             link.send(*parts)
@@ -168,7 +169,7 @@ class Outbound:
         self._waiting = ""
         took, work = time.perf_counter() - began, time.thread_time() - worked
         self._tally.sent(size, took)
-        self._levels.sent(plain, size, work, max(took - work, 0.0))
+        self._levels.sent(plain, size, work, max(took - work, 0.0), _refused(link) - refused)
 
     def _explain(self, error: BlocksyncError) -> None:
         # A receiver that refuses says why before it closes: look for that before blaming the network. Not for long: a
@@ -224,3 +225,9 @@ class Outbound:
         self._levels.packed(level, len(plain), after, work, took)
         self._tally.packed(took)
         return (Codec.RAW, plain) if packed is None else (Codec.ZSTD, packed)
+
+
+def _refused(link: Link) -> float:
+    """Seconds in which the other end's receive window was full; 0 where the system does not count them."""
+    waits = link.waits()
+    return waits.peer if waits is not None else 0.0

@@ -98,10 +98,11 @@ class Transfer:
         self.view = allocated(self.source, all_blocks=wanted.all_blocks, exclude=wanted.exclude)
         self.source = self.view.source
 
-    def hear(self, at: float, processor: float) -> None:
-        """Remember how much processor the receiver has used."""
+    def hear(self, at: float, processor: float) -> float | None:
+        """Remember how much processor the receiver has used; how much a second since the last time, once known."""
         now = (at, processor)
-        self.heard = (self.heard[0] if self.heard else now, now)
+        before, self.heard = self.heard, (self.heard[0] if self.heard else now, now)
+        return (processor - before[1][1]) / max(at - before[1][0], 0.1) if before else None
 
     def skip(self, length: int) -> None:
         """Count an unused range."""
@@ -309,9 +310,9 @@ class Pass:
             else:
                 passed, heard = max(time.monotonic() - heard, 0.1), time.monotonic()
                 self._durable = beat.durable
-                self._transfer.hear(heard, beat.processor / 1000)
                 self._transfer.levels.receiver_busy(
-                    max(beat.busy - watch.busy, 0) / 1000 / (passed * self._answer.connections)
+                    max(beat.busy - watch.busy, 0) / 1000 / (passed * self._answer.connections),
+                    self._transfer.hear(heard, beat.processor / 1000),
                 )
                 if watch.held([worker.standing() for worker in self._workers], beat.busy, heard):
                     self._fail(

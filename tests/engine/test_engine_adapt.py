@@ -27,12 +27,16 @@ class World:
         cores: that this process can have; idle where it does not use them.
         shrinks: share of the frames that do.
         receiver: most bytes of the disk a second that the other end takes.
+        unread: whoever reads at the other end of our connection keeps its window full.
+        works: processors that the receiver uses; None where it does not say.
     """
 
     link: float = math.inf
     cores: float = 2.0
     shrinks: float = 0.5
     receiver: float = math.inf
+    unread: bool = False
+    works: float | None = None
     now: float = 0.0
     process: float = 0.0
     frames: int = 0
@@ -68,12 +72,15 @@ class World:
         # Where processors are short all four threads share them; else one at a time has what there is.
         stretch = max(1.0, (1 if outside >= passed else 4) / self.cores)
         waited = max(4 * passed - used, 0.0) if outside >= passed else 0.0
-        if self.receiver < math.inf:
+        if self.works is not None:
+            # Of four connections one at a time is served: each is at work for a quarter of its time.
+            control.receiver_busy(0.25, self.works)
+        elif self.receiver < math.inf:
             control.receiver_busy(min(1.0, 8 * MIB / self.receiver / passed))
         for level, shrinks, size, pack, send in frames:
             if level is not None:
                 control.packed(level, MIB, int(size) if shrinks else None, pack, pack * stretch)
-            control.sent(MIB, int(size), send, waited / 8)
+            control.sent(MIB, int(size), send, waited / 8, waited / 8 if self.unread else 0.0)
 
     def settle(self, control: LevelControl, seconds: float) -> None:
         end = self.now + seconds
@@ -130,6 +137,28 @@ def test_does_not_work_for_a_receiver_that_cannot_keep_up() -> None:
     world.settle(control, 10)
     assert control.level is None or control.level < 0
     assert control.receiver_holds
+
+
+def test_does_not_pack_for_a_receiver_whose_processor_is_the_limit() -> None:
+    """Its connections wait for each other, so each of them looks idle; what arrived lies unread meanwhile."""
+    world = World(receiver=700e6, unread=True, works=1.0)
+    control = LevelControl(None, 4, clocks=world.clocks(), processors=2)
+    world.settle(control, 10)
+    assert control.level is None
+    assert control.receiver_holds
+
+
+@pytest.mark.parametrize("works", [0.1, None])
+def test_a_tunnel_that_reads_slowly_is_a_link(works: float | None) -> None:
+    """Its window is full, but the receiver behind it has nothing to do; known from its second sign of life on."""
+    world = World(link=11.8e6, unread=True, works=works)
+    control = LevelControl(None, 4, clocks=world.clocks(), processors=8)
+    if works is None:
+        world.settle(control, 2)
+        world.works = 0.1
+    world.settle(control, 20)
+    assert world.rate(control.level) >= 0.93 * world.best()
+    assert not control.receiver_holds
 
 
 def test_what_does_not_shrink_is_not_packed_thoroughly() -> None:
