@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import logging
+import subprocess
 import sys
 
 
@@ -14,9 +17,13 @@ def main() -> None:
 
     logging.disable()
     # Twice: the first import tells which modules to instrument, and they must not be there yet when that is done.
-    modules = _modules(name)
-    with atheris.instrument_imports(include=list(modules)):
+    wanted, beside = _modules(name)
+    # Of what is included it looks at the first word alone, so that the rest of the package has to be excluded.
+    with atheris.instrument_imports(include=wanted, exclude=beside):
         surface = surfaces.load(name)
+    # What is there by now stays: no collection of garbage has to walk over it.
+    gc.collect()
+    gc.freeze()
 
     def one(data: bytes) -> None:
         surfaces.meets(surface, data)
@@ -25,13 +32,15 @@ def main() -> None:
     atheris.Fuzz()
 
 
-def _modules(name: str) -> tuple[str, ...]:
-    """What a surface wants instrumented, read in another process."""
-    import subprocess
-
-    code = f"import fuzz.surfaces as s; print(*s.load({name!r}).modules)"
+def _modules(name: str) -> tuple[list[str], list[str]]:
+    """The modules that a surface wants instrumented, and those of ours that it only uses; read in another process."""
+    code = (
+        f"import json, sys, fuzz.surfaces as s; m = s.load({name!r}).modules; "
+        "print(json.dumps([m, [n for n in sys.modules if n.partition('.')[0] == 'blocksync']]))"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return tuple(done.stdout.split())
+    wanted, loaded = json.loads(done.stdout)
+    return wanted, [each for each in loaded if not any(f"{each}.".startswith(f"{one}.") for one in wanted)]
 
 
 if __name__ == "__main__":

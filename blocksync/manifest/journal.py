@@ -28,6 +28,7 @@ BUFFER_BYTES = 1 << 20
 _HEAD = struct.Struct("<IHHQQQI")
 _MAGIC = JOURNAL_MAGIC.to_bytes(4, "little")
 assert _HEAD.size == RECORD.size - 12
+_KINDS = frozenset(RecordKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,6 @@ def _decode_head(head: bytes) -> tuple[RecordKind, int, int, int, int] | None:
     crc = int.from_bytes(head[_HEAD.size : _HEAD.size + 4], "little")
     if magic != JOURNAL_MAGIC or zlib.crc32(head[: _HEAD.size]) != crc:
         return None
-    if flags or length > MAX_RECORD_BYTES or kind not in tuple(RecordKind) or max(epoch, sequence) > MAX_COUNTER:
+    if flags or length > MAX_RECORD_BYTES or kind not in _KINDS or max(epoch, sequence) > MAX_COUNTER:
         return None
     return RecordKind(kind), epoch, sequence, durable, length

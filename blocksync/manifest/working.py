@@ -26,6 +26,7 @@ from blocksync.manifest.segments import Segment, Templates, decode_segment
 CACHED_SEGMENTS = 8
 SCRATCH_FILE = "scratch"
 
+_STATES = frozenset(SegmentState)
 _CONSTANT_RUNS = re.compile(b"%c+|%c+" % (SegmentState.UNKNOWN, SegmentState.ZERO))
 
 View = tuple[memoryview, memoryview, memoryview]
@@ -289,7 +290,7 @@ class BlockMap:
         Raises:
             ProtocolError: there is no such segment or state, or the payload is not canonical.
         """
-        if not 0 <= index < self.geometry.segment_count or state not in tuple(SegmentState):
+        if not 0 <= index < self.geometry.segment_count or state not in _STATES:
             raise ProtocolError(f"there is no segment {index} of state {state}")
         with self._lock:
             if state != SegmentState.STORED:

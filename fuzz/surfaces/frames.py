@@ -6,8 +6,13 @@ repaired before they are fed, so that what lies behind the checksum is reached t
 
 from __future__ import annotations
 
+import importlib
+import mmap
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
 
 from blocksync.codec import Packer, Unpacker
 from blocksync.engine.inbound import _land
@@ -25,6 +30,12 @@ BINDING = Binding(epoch=EPOCH, geometry=GEOMETRY, limits=limits_for(GEOMETRY, 1)
 HELLO = Hello(session=bytes(16), token=bytes(32), ordinal=0).encode()
 GREETING = Frame(kind=FrameKind.HELLO, epoch=EPOCH, sequence=0, payload_length=len(HELLO)).encode() + HELLO
 REPAIR, SEQUENCE, GREETED = 1, 2, 4
+# A frame may be cut anywhere; where this many pieces have come, the rest comes in as large ones as there is room for.
+PIECES = 24
+# A connection has one of each for all its frames; to make them anew costs more than all the rest of an input.
+UNPACKER = Unpacker()
+reader: Any = importlib.import_module("blocksync.protocol.reader")
+BUFFERS = SimpleNamespace(PAGESIZE=mmap.PAGESIZE, mmap=lru_cache(4)(mmap.mmap))
 
 
 class _Landing:
@@ -74,12 +85,21 @@ def run(data: bytes) -> None:
         stream = GREETING + stream
     if mode & REPAIR:
         stream = repaired(stream, sequence=bool(mode & SEQUENCE))
-    core, unpacker, landing = DataReceiver(), Unpacker(), _Landing()
-    view = memoryview(stream)
+    reader.mmap = BUFFERS
+    try:
+        _feed(memoryview(stream), cut)
+    finally:
+        reader.mmap = mmap
+
+
+def _feed(view: memoryview, cut: int) -> None:
+    core, landing = DataReceiver(), _Landing()
+    pieces = 0
     while view:
         buffer = core.reader.want()
         assert 0 < len(buffer) <= BINDING.limits.frame_bytes
-        count = min(len(buffer), len(view), cut)
+        pieces += 1
+        count = min(len(buffer), len(view), cut if pieces <= PIECES else len(view))
         buffer[:count] = view[:count]
         view = view[count:]
         complete = core.reader.filled(count)
@@ -97,7 +117,7 @@ def run(data: bytes) -> None:
         if frame.kind is FrameKind.END:
             core.done([])
             return
-        _land(frame, payload, unpacker, BINDING, landing)  # type: ignore[arg-type]
+        _land(frame, payload, UNPACKER, BINDING, landing)  # type: ignore[arg-type]
 
 
 def seeds() -> Iterator[bytes]:

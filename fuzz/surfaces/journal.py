@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import xxhash
 
+from blocksync.manifest.base import ManifestFile
+from blocksync.manifest.folder import DurableFile
 from blocksync.manifest.format import RECORD
 from fuzz.memory import MemoryFolder
 from fuzz.surfaces import Surface
 from fuzz.surfaces.manifest import FILES, made, use
 
 REPAIR, COUNT = 1, 2
+store: Any = importlib.import_module("blocksync.manifest.store")
+BASE = ManifestFile(MemoryFolder(FILES).open("manifest"))
+
+
+def _base(_file: DurableFile) -> ManifestFile:
+    """The manifest below the journal is the same each time, and read-only: another surface damages it."""
+    return BASE
 
 
 def repaired(content: bytes, *, count: bool) -> bytes:
@@ -29,9 +40,7 @@ def repaired(content: bytes, *, count: bool) -> bytes:
         fixed[at + 36 : at + 40] = zlib.crc32(fixed[at : at + 36]).to_bytes(4, "little")
         length = int.from_bytes(fixed[at + 32 : at + 36], "little")
         payload = bytes(fixed[at + RECORD.size : at + RECORD.size + length])
-        digest = xxhash.xxh3_64(bytes(fixed[at : at + 40]), seed=previous)
-        digest.update(payload)
-        previous = digest.intdigest()
+        previous = xxhash.xxh3_64_intdigest(bytes(fixed[at : at + 40]) + payload, seed=previous)
         fixed[at + 40 : at + 48] = previous.to_bytes(8, "little")
         at += RECORD.size + length
     return bytes(fixed)
@@ -43,7 +52,11 @@ def run(data: bytes) -> None:
     content = data[1:]
     if data[0] & REPAIR:
         content = repaired(content, count=bool(data[0] & COUNT))
-    use(MemoryFolder({**FILES, "journal": content}))
+    store.ManifestFile = _base
+    try:
+        use(MemoryFolder({**FILES, "journal": content}))
+    finally:
+        store.ManifestFile = ManifestFile
 
 
 def seeds() -> Iterator[bytes]:

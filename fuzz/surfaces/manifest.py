@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 from blocksync.geometry import Geometry
 from blocksync.kernels import DigestKind
 from blocksync.manifest.format import ENTRY, HEADER_BYTES
+from blocksync.manifest.segments import Templates
 from blocksync.manifest.store import SlotStore
 from fuzz.memory import MemoryFolder
 from fuzz.surfaces import Surface
@@ -16,6 +20,9 @@ from fuzz.surfaces import Surface
 REPAIR = 1
 GEOMETRY = Geometry((1 << 20) - 512, 65536)
 DIGESTS = bytes(range(32))
+# Constant segments depend on the geometry and the key alone, and nobody changes them: those last used are kept.
+working: Any = importlib.import_module("blocksync.manifest.working")
+working.Templates = lru_cache(8)(Templates)
 
 
 def made(*, commit: bool = True, geometry: Geometry = GEOMETRY, data: bool = True) -> dict[str, bytes]:
