@@ -57,7 +57,8 @@ def _fuzz(name: str, wanted: argparse.Namespace) -> bool:
     done, seconds = _run(
         [
             sys.executable, "-m", "fuzz.campaign", name, f"-max_total_time={wanted.seconds}", f"-runs={wanted.runs}",
-            f"-max_len={surface.most_bytes}", f"-timeout={HANG_SECONDS}", f"-rss_limit_mb={MEMORY_MIB}",
+            f"-max_len={surface.most_bytes}", f"-timeout={HANG_SECONDS}",
+            f"-report_slow_units={HANG_SECONDS}", f"-rss_limit_mb={MEMORY_MIB}",
             f"-malloc_limit_mb={ALLOCATION_MIB}", f"-artifact_prefix={crashes}/", "-print_final_stats=1",
             f"-seed={wanted.seed}", str(corpus),
         ],

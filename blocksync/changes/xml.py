@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from blocksync.errors import ChangesUnknownError
 
 _ELEMENT = re.compile(r"\s*<(/?)([a-z_]+)((?:\s+[a-z_]+\s*=\s*\"[^\"<>&]*\")*)\s*(/?)>\s*")
+# A number of 64 bits has no more; one of thousands of digits is refused before Python refuses it in its own way.
+_MOST_DIGITS = 20
 _ATTRIBUTE = re.compile(r"([a-z_]+)\s*=\s*\"([^\"]*)\"")
 
 
@@ -22,8 +24,8 @@ def elements(text: str) -> Iterator[tuple[str, dict[str, str]]]:
         ChangesUnknownError: something else stands there.
     """
     for line in text.splitlines():
-        at = 0
-        while at < len(line.rstrip()):
+        at, end = 0, len(line.rstrip())
+        while at < end:
             match = _ELEMENT.match(line, at)
             if match is None:
                 raise ChangesUnknownError(f"unexpected words in the list of changes: {line[:80]!r}")
@@ -39,6 +41,6 @@ def number(attributes: dict[str, str], name: str) -> int:
         ChangesUnknownError: it is none.
     """
     text = attributes.get(name, "")
-    if not (text.isascii() and text.isdigit()):
-        raise ChangesUnknownError(f"the list of changes has {text!r} for {name}")
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        raise ChangesUnknownError(f"the list of changes has {text[:80]!r} for {name}")
     return int(text)

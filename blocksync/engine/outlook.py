@@ -95,7 +95,7 @@ class Outlooks:
             several: dict[str, Any] = {
                 name: tuple(said.get(name, ())) for name in ("passes", "pause", "verify", "divide", "repair")
             }
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
         numbers = [value for name, value in values.items() if name != "source_identity"]
         numbers += [number for each in several.values() for number in each]

@@ -52,7 +52,8 @@ def parse_address(text: str) -> tuple[str, int]:
         host = text
     if not separator:
         return host, DEFAULT_CONTROL_PORT
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+    # Not more than five digits: Python refuses numbers of thousands in its own way.
+    if not host or not port.isascii() or not port.isdigit() or len(port) > 5 or not 0 < int(port) < 1 << 16:
         raise wrong
     return host, int(port)
 

@@ -65,7 +65,8 @@ def parse_status_address(text: str) -> tuple[str, int] | None:
     host, _, port = text.rpartition(":")
     address = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     address = "127.0.0.1" if address == "localhost" else address
-    if not is_loopback(address) or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+    sound = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16
+    if not sound or not is_loopback(address):
         raise UsageError(
             f"--status-listen {text} is no loopback address and port",
             remedy="write 127.0.0.1:9090; paired peers see the same on the control port, over TLS",

@@ -199,7 +199,7 @@ def _load(folder: OsFolder, name: str) -> dict[str, Any] | None:
         file.close()
     try:
         said = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StateDamagedError(
             f"the record {name} of a flattened target cannot be read", remedy="begin anew with --replace"
         ) from error

@@ -116,7 +116,7 @@ class ManifestCopy:
             if len(raw) < _CHECKSUM.size or _CHECKSUM.unpack_from(raw)[0] != zlib.crc32(raw[_CHECKSUM.size :]):
                 return None
             body = json.loads(raw[_CHECKSUM.size :])
-        except (StateError, ValueError):
+        except (StateError, ValueError, RecursionError):
             return None
         sound = isinstance(body, dict) and {"manifest", "generation", "root", "token"} <= body.keys()
         return body if sound and isinstance(body["token"], dict) else None

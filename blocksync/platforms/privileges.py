@@ -44,9 +44,10 @@ def find_account(name: str) -> Account:
 
     try:
         found = pwd.getpwuid(int(name)) if name.isascii() and name.isdigit() else pwd.getpwnam(name)
-    except (KeyError, OverflowError) as error:
+    except (KeyError, OverflowError, ValueError) as error:
+        shown = name[:80]
         raise PrivilegesError(
-            f"there is no user {name}", remedy=f"make one: useradd --system --shell /usr/sbin/nologin {name}"
+            f"there is no user {shown}", remedy=f"make one: useradd --system --shell /usr/sbin/nologin {shown}"
         ) from error
     if not found.pw_uid:
         raise PrivilegesError("--user root gives up nothing", remedy="name another user, or leave --user out")

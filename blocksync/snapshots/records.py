@@ -112,6 +112,6 @@ class Records:
                         frozen=tuple(str(name) for name in given["frozen"]),
                     )
                 )
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 continue
         return found

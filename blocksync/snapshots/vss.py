@@ -164,7 +164,7 @@ class Shadows:
             try:
                 given = json.loads(record.read_bytes()[:_LOG_BYTES])
                 pid, began = int(given["pid"]), int(given["began"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 pid, began = 0, -1
             if began > 0 and self._tools.process_began(pid) == began:
                 continue

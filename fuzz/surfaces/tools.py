@@ -61,6 +61,8 @@ def seeds() -> Iterator[bytes]:
         )
     blocks = word[WORDS[12]] + one + close + word[WORDS[13]] + seven + word[WORDS[14]] + far + close
     yield b"\x01" + word[WORDS[4]] + blocks + word[WORDS[5]]
+    # More digits than Python makes a number of.
+    yield b"\x01" + word[WORDS[4]] + word[WORDS[12]] + word[WORDS[-1]] * 220 + close + word[WORDS[5]]
     yield b"\0" + b'<diff left="1" right="2"/>'
 
 
