@@ -95,7 +95,7 @@ class SendResult:
         zero: bytes that were sent as ranges of zeros.
         resent: bytes the receiver asked for again as whole blocks.
         resumed: bytes that were durable already when an interrupted pass was taken up again.
-        retries: connections that broke on the way.
+        retries: how often it was begun again on the way: connections broke, or the receiver was not ready.
         root: hex root of the digest tree that both ends agreed on.
         unused: bytes that no file uses, as the filesystems' allocation maps say, and that were therefore not read.
         notes: why what is not covered by a map was read as a whole.

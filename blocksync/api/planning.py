@@ -105,11 +105,14 @@ def _foreseen(disk: Source, options: EstimateOptions) -> tuple[Range, Range]:
     return divide, repair
 
 
-def check(options: CheckOptions) -> CheckResult:
+def check(options: CheckOptions, *, cancel: Cancel | None = None) -> CheckResult:
     """Look for what would stop or spoil a transfer, on this end and on the way to the receiver; nothing is changed.
 
     Faults of the world are findings, not errors.
+
+    Raises:
+        InterruptedTransferError: cancelled.
     """
     from blocksync.preflight.checker import check as look
 
-    return look(options)
+    return look(options, cancel or Cancel())

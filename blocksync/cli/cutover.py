@@ -311,7 +311,8 @@ def summary(result: SendResult, where: str, *, final: bool = False) -> list[str]
     if result.resumed:
         lines.append(f"resumed: {show_size(result.resumed)} were durable already")
     if result.retries:
-        lines.append(f"connections that broke on the way: {result.retries}")
+        times = "once" if result.retries == 1 else f"{result.retries} times"
+        lines.append(f"begun again on the way, {times}: connections broke, or the receiver was not ready")
     if result.resent:
         lines.append(f"sent again as whole blocks: {show_size(result.resent)}")
     lines.extend(_unreadable(result))

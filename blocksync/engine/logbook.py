@@ -90,6 +90,7 @@ class Logbook:
             seconds=group.seconds,
             changed=sum(each.changed for each in results),
             full=any(each.kind == "full" for each in results),
+            broken=any(each.resumed or each.retries for each in results),
         )
         forecasts = self._compared(results, figures, number, stood if final else None)
         if not final:
@@ -117,8 +118,11 @@ class Logbook:
     def _compared(
         self, results: Sequence[SendResult], figures: PassFigures, number: int, stood: float | None
     ) -> tuple[Forecast, ...]:
-        """What was predicted of a pass; one that was resumed, or lost its connection, is not the one predicted."""
-        if any(each.resumed or each.retries for each in results):
+        """What was predicted of a pass; one that was resumed or begun again on the way is not the one predicted.
+
+        It was begun again where it lost its connections, or waited for the receiver to read its target again.
+        """
+        if figures.broken:
             return ()
         alone = results[0] if len(results) == 1 else None
         outlook = self._outlook

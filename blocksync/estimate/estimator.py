@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import random
 import statistics
@@ -17,6 +18,7 @@ from blocksync.engine.reach import Reach
 from blocksync.engine.rehearsal import MAX_REHEARSAL_BYTES
 from blocksync.errors import NetworkError, from_os_error
 from blocksync.estimate.digesting import digesting
+from blocksync.estimate.mapped import ChangeMap
 from blocksync.estimate.packing import level_table, levels_used, packed_at
 from blocksync.estimate.passes import by_map, changes, fit, pace_of
 from blocksync.estimate.prediction import SHARED_ERROR, Packed, Prediction, around, predict
@@ -29,7 +31,7 @@ from blocksync.estimate.results import (
     Range,
     SourceFigures,
 )
-from blocksync.estimate.sampling import Sample, Sampler
+from blocksync.estimate.sampling import Picture, Sample, Sampler, picture_of
 from blocksync.estimate.trial import TrialDisk, noise, trial_content
 from blocksync.estimate.watching import Watcher
 from blocksync.options import SendOptions
@@ -76,7 +78,7 @@ class Estimator:
         self._tell("sampling")
         sample = Sampler(self._source, self._options.connections, self._cancel, self._chance).run()
         figures = figures_of(sample)
-        link = rehearsal = prediction = None
+        link = rehearsal = prediction = packed = None
         generation = 0
         if self._reach is not None:
             generation = self._generation(self._reach)
@@ -84,12 +86,20 @@ class Estimator:
             self._cancel.check()
             if sample.pieces:
                 rehearsal = self._rehearse(self._reach, sample, figures, link)
-                packed = packed_at(sample, levels_used(rehearsal))
+                packed = packed_at(sample, levels_used(rehearsal), adapts=self._options.level is None)
                 prediction = self._predict(sample, packed, rehearsal, link)
                 self._keep(self._reach, rehearsal, sample, prediction)
-        changing = self._watch(sample, link, rehearsal, prediction)
-        if self._reach is not None and rehearsal is not None and prediction is not None and changing is not None:
-            self._keep(self._reach, rehearsal, sample, prediction, changing)
+        changing = None
+        if self._options.watch and sample.pieces:
+            points, found = self._watch(sample)
+            # What was a hole may be none any more: the pass and the verify read what there is by then.
+            sample.picture = picture_of(self._source)
+            figures = _renewed(figures, sample.picture)
+            if link is not None and rehearsal is not None and packed is not None:
+                prediction = self._predict(sample, packed, rehearsal, link)
+            changing = self._changing(points, found, sample, link, rehearsal, prediction)
+            if self._reach is not None and rehearsal is not None and prediction is not None:
+                self._keep(self._reach, rehearsal, sample, prediction, changing)
         return self._result(figures, sample, link, rehearsal, prediction, generation, changing)
 
     # -- stages -----------------------------------------------------------------------------------------------
@@ -138,7 +148,7 @@ class Estimator:
             level=level,
             bwlimit=self._options.bwlimit,
         )
-        with reach.rehearsal_route() as route:
+        with contextlib.closing(disk), reach.rehearsal_route() as route:
             return rehearse(route, disk, options, self._cancel, verify=verify)
 
     def _predict(self, sample: Sample, packed: Packed, rehearsal: Rehearsal, link: LinkFigures) -> Prediction:
@@ -168,16 +178,9 @@ class Estimator:
         )
         reach.outlooks().save(rehearsal.slot, outlook)
 
-    def _watch(
-        self,
-        sample: Sample,
-        link: LinkFigures | None,
-        rehearsal: Rehearsal | None,
-        prediction: Prediction | None,
-    ) -> ChangeFigures | None:
+    def _watch(self, sample: Sample) -> tuple[list[tuple[float, float]], ChangeMap | None]:
+        """What changed, and the dirty map that told it, if one did."""
         watched = self._options.watch
-        if not watched or not sample.pieces:
-            return None
         self._tell("watching")
         watcher = Watcher(
             self._source,
@@ -189,7 +192,19 @@ class Estimator:
         points = watcher.run(
             watched, lambda age: self._tell("watching", f"{min(age, watched):.0f} of {watched:.0f} s")
         )
-        tracker = watcher.map.provider if watcher.map is not None else ""
+        return points, watcher.map
+
+    def _changing(
+        self,
+        points: list[tuple[float, float]],
+        found: ChangeMap | None,
+        sample: Sample,
+        link: LinkFigures | None,
+        rehearsal: Rehearsal | None,
+        prediction: Prediction | None,
+    ) -> ChangeFigures:
+        watched = self._options.watch
+        tracker = found.provider if found is not None else ""
         if link is None or rehearsal is None or prediction is None:
             curve = fit(points, sample.picture.data)
             return ChangeFigures(
@@ -207,7 +222,7 @@ class Estimator:
         return changes(
             points,
             watched,
-            by_map(pace, watcher.map, points),
+            by_map(pace, found, points),
             prediction.seconds.likely,
             prediction.wire.likely,
             self._options.pause,
@@ -271,6 +286,11 @@ def figures_of(sample: Sample) -> SourceFigures:
     )
 
 
+def _renewed(figures: SourceFigures, picture: Picture) -> SourceFigures:
+    """The same samples of a source that has grown into its holes meanwhile."""
+    return dataclasses.replace(figures, data=picture.data, holes=picture.holes, unused=picture.unused)
+
+
 def round_trip(host: str, port: int, watching: Watching) -> float:
     """Seconds that a connection to the control port takes: one round trip; the median of some.
 
@@ -311,9 +331,9 @@ def _verify(sample: Sample, rehearsal: Rehearsal | None) -> Range:
     """As it was tried; else by this end alone, which reads a piece, then hashes it."""
     if rehearsal is not None and rehearsal.proof is not None:
         error = math.hypot(VERIFY_ERROR, SHARED_ERROR * rehearsal.foreign)
-        return around(rehearsal.proof.seconds(sample.picture, sample.read_rate), error)
+        return around(rehearsal.proof.seconds(sample.picture, sample.alone_rate), error)
     content = b"".join(piece.content for piece in sample.pieces)[:HASHED_BYTES]
     began = time.perf_counter()
     blake3(content).digest()
     hashing = (time.perf_counter() - began) / max(len(content), 1)
-    return around(sample.picture.data * (hashing + 1 / max(sample.read_rate, 1.0)), VERIFY_ERROR)
+    return around(sample.picture.compared * (hashing + 1 / max(sample.alone_rate, 1.0)), VERIFY_ERROR)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from blocksync.codec import Packer
-from blocksync.engine.adapt import LADDER
+from blocksync.engine.adapt import LADDER, START_LEVEL
 from blocksync.estimate.prediction import Packed
 from blocksync.estimate.rehearsal import Rehearsal
 from blocksync.estimate.results import LevelFigures
@@ -80,14 +80,17 @@ def levels_used(rehearsal: Rehearsal) -> dict[int | None, float]:
     return {level: amount / sum(kept.values()) for level, amount in kept.items()}
 
 
-def packed_at(sample: Sample, levels: Mapping[int | None, float]) -> Packed:
+def packed_at(sample: Sample, levels: Mapping[int | None, float], *, adapts: bool = False) -> Packed:
     """Sizes of the kept pieces on the wire.
 
     Args:
         sample: of the source.
         levels: and their shares.
+        adapts: the pass may choose others: none, or the one that passes begin with.
     """
     packer = Packer()
+    if adapts:
+        levels = {None: 0.0, START_LEVEL: 0.0, **levels}
     gains = {level: chunk_gain(sample, level, packer) for level in levels if level is not None}
     lengths: list[int] = []
     wires: list[float] = []
@@ -95,17 +98,19 @@ def packed_at(sample: Sample, levels: Mapping[int | None, float]) -> Packed:
     kept = [piece for piece in sample.pieces if piece.content]
     every = max(1, -(-sum(piece.length for piece in kept) // PACKED_BYTES))
     for piece in kept[::every]:
-        plain = without_zeros(piece.content)
+        content = without_zeros(piece.content)
         # Headers: one frame a chunk.
         wire = FRAME_BYTES * piece.length / CHUNK_BYTES
         for level, share in levels.items():
-            packed = packer.pack(plain, level) if plain and level is not None else None
-            here = len(plain) if packed is None or level is None else len(packed) * gains[level]
+            packed = packer.pack(content, level) if content and level is not None else None
+            here = len(content) if packed is None or level is None else len(packed) * gains[level]
             totals[level] += here
             wire += share * here
         lengths.append(piece.length)
         wires.append(wire)
-    return Packed(lengths=lengths, wires=wires, levels=_deviation(totals, levels))
+    plain = max(sum(lengths), 1)
+    shares = (min(totals.values()) / plain, max(totals.values()) / plain) if adapts else ()
+    return Packed(lengths=lengths, wires=wires, levels=_deviation(totals, levels), shares=shares)
 
 
 def _deviation(totals: Mapping[int | None, float], shares: Mapping[int | None, float]) -> float:

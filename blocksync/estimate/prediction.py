@@ -44,6 +44,8 @@ MANIFEST_RATE = 100e6
 # A commit waits for the last window's sync, which takes what the disk has to do at that moment.
 LEAST_COMMIT = 0.3
 MOST_COMMIT = 1.7
+# What is under way when a pass begins and ends, in buffers and queues, is not the same twice.
+EDGE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +56,14 @@ class Packed:
         lengths: of the pieces, bytes.
         wires: of the same pieces, at the levels that the rehearsal used, in the shares it used them.
         levels: relative standard deviation of what the levels make of the same data: the pass may use others.
+        shares: the least and the most that levels which a pass may choose as well leave of a byte; none where the
+            caller fixed one.
     """
 
     lengths: Sequence[int]
     wires: Sequence[float]
     levels: float = 0.0
+    shares: tuple[float, ...] = ()
 
     @property
     def share(self) -> float:
@@ -68,8 +73,12 @@ class Packed:
     @property
     def error(self) -> float:
         """Relative standard error of :attr:`share`."""
-        rates = [wire / length for wire, length in zip(self.wires, self.lengths, strict=True)]
-        return float((relative_error(rates) ** 2 + self.levels**2) ** 0.5)
+        return math.hypot(self.sampled, self.levels)
+
+    @property
+    def sampled(self) -> float:
+        """The part of :attr:`error` that comes from how the samples differ, and not the levels."""
+        return relative_error([wire / length for wire, length in zip(self.wires, self.lengths, strict=True)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,26 +118,50 @@ def predict(picture: Picture, packed: Packed, rehearsal: Rehearsal, *, read_rate
         bottleneck = "read"
     rate = (rate**-4 + read_rate**-4) ** -0.25
     likely = _transfer_seconds(picture.data, rehearsal, bottleneck, rate, read_rate)
-    error = _error(bottleneck, packed.error, rehearsal)
+    # What levels leave differs, what a pass takes at them does not: it chooses them so. The rate's variation has it.
+    error = _error(bottleneck, packed.error if bottleneck == "link" else packed.sampled, rehearsal)
     transfer = around(likely, error, 0.0)
+    if bottleneck != "link":
+        transfer = _with_extremes(transfer, picture.data, rehearsal, read_rate)
     if rehearsal.target != "file" and bottleneck != "link":
         # Nobody knows how fast the target writes: it can only be slower than what was measured.
         transfer = Range(likely=transfer.likely, low=transfer.low, high=transfer.high * 1.5)
     commit = rehearsal.committing + 2 * picture.size * MANIFEST_SHARE / MANIFEST_RATE
-    wire = picture.data * packed.share
     return Prediction(
         seconds=_together(transfer, rehearsal.opening, commit),
         preparation=rehearsal.opening,
         transfer=transfer,
         commit=commit,
-        wire=Range(
-            likely=wire,
-            low=wire * max(0.0, 1 - WIDTH * packed.error - 0.02),
-            high=wire * (1 + WIDTH * packed.error + 0.02) + 4096,
-        ),
+        wire=_wire(picture.data, packed, bottleneck),
         rate=rate,
         bottleneck=bottleneck,
         error=error,
+    )
+
+
+def _with_extremes(transfer: Range, data: int, rehearsal: Rehearsal, read_rate: float) -> Range:
+    """As fast, or as slow, as it was for a second: there are machines with two paces.
+
+    Memory is one reason. A virtual machine fills pages that its host has still to find at half the pace of those that
+    it has just given back, and which of them a pass meets hangs on what ran before it.
+    """
+    slowest, fastest = rehearsal.extremes()
+    return Range(
+        likely=transfer.likely,
+        low=min(transfer.low, max(data / fastest, data / read_rate)),
+        high=max(transfer.high, data / slowest),
+    )
+
+
+def _wire(data: int, packed: Packed, bottleneck: str) -> Range:
+    """Bytes on the wire; where the link is not what holds a pass back, whether it packs at all hangs on little."""
+    likely = data * packed.share
+    others = () if bottleneck == "link" else packed.shares
+    error = WIDTH * packed.error + 0.02
+    return Range(
+        likely=likely,
+        low=min((likely, *(data * share for share in others))) * max(0.0, 1 - error),
+        high=max((likely, *(data * share for share in others))) * (1 + error) + 4096,
     )
 
 
@@ -156,8 +189,8 @@ def around(likely: float, error: float, restless: float = RESTLESS_SECONDS) -> R
 
 def _together(transfer: Range, opening: float, commit: float) -> Range:
     """The whole pass: its parts go wrong independently, so their errors add up as squares."""
-    low = math.hypot(transfer.likely - transfer.low, opening / 2, commit * (1 - LEAST_COMMIT))
-    high = math.hypot(transfer.high - transfer.likely, opening, commit * (MOST_COMMIT - 1))
+    low = math.hypot(transfer.likely - transfer.low, opening / 2, commit * (1 - LEAST_COMMIT), EDGE_SECONDS)
+    high = math.hypot(transfer.high - transfer.likely, opening, commit * (MOST_COMMIT - 1), EDGE_SECONDS)
     likely = transfer.likely + opening + commit
     return Range(likely=likely, low=max(0.0, likely - low), high=likely + high)
 

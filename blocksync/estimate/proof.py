@@ -40,11 +40,11 @@ class Proof:
         """Of a verify of this source.
 
         Args:
-            read_rate: of the source, bytes a second.
+            read_rate: of the source by one thread, which is what a verify has, bytes a second.
         """
         # Ranges with unused pages are asked for one by one.
         requests = -(-picture.size // WINDOW_BYTES) if picture.unused else 1
-        return requests * self.asking + picture.data * max(self.each, self.here + 1 / max(read_rate, 1.0))
+        return requests * self.asking + picture.compared * max(self.each, self.here + 1 / max(read_rate, 1.0))
 
 
 def prove(control: ControlPort, answer: OpenAnswer, disk: TrialDisk, written: int, cancel: Cancel) -> Proof | None:

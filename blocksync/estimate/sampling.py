@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 from blocksync.codec import Packer
 from blocksync.engine.cancel import Cancel
+from blocksync.engine.verify import PIECE_BYTES as VERIFIED_BYTES
 from blocksync.errors import BlocksyncError
-from blocksync.extents import Extent, ExtentKind, cover
+from blocksync.extents import Extent, ExtentKind, align, cover
 from blocksync.geometry import PAGE_BYTES
 from blocksync.kernels import is_zero
 from blocksync.platforms import lower_io_priority
@@ -58,22 +59,34 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """The source's bytes by what is known of them without reading."""
+    """The source's bytes by what is known of them without reading.
+
+    Args:
+        data: that a pass reads: whole blocks, of which some may be stored in part only.
+        stored: of these, what is really there.
+        compared: that a verify digests at both ends: whole pieces, as it walks them.
+    """
 
     size: int
     data: int
     holes: int
     unused: int
+    stored: int
+    compared: int
 
 
 @dataclass(slots=True)
 class Sample:
-    """What was read, in the order of the disk; ``chunks`` are whole ones around some pieces that shrink."""
+    """What was read, in the order of the disk; ``chunks`` are whole ones around some pieces that shrink.
+
+    ``read_rate`` is that of as many threads as a pass has, ``alone_rate`` that of one, which reads whole chunks.
+    """
 
     picture: Picture
     pieces: list[Piece] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
     read_rate: float = 0.0
+    alone_rate: float = 0.0
     seconds: float = 0.0
 
     @property
@@ -86,13 +99,37 @@ class Sample:
 
 
 def picture_of(source: Source) -> Picture:
-    """Add up the source's extents."""
+    """Add up the source's extents, as a pass and a verify see them."""
+    stored = 0
+
+    def counted() -> Iterator[Extent]:
+        nonlocal stored
+        for extent in cover(source.extents(), source.size):
+            stored += extent.length if extent.kind is ExtentKind.DATA else 0
+            yield extent
+
     totals = dict.fromkeys(ExtentKind, 0)
-    for extent in cover(source.extents(), source.size):
+    compared = walked = 0
+    for extent in align(counted(), BLOCK_BYTES, source.size):
         totals[extent.kind] += extent.length
-    unused = sum(length for kind, length in totals.items() if kind.value == "unused")
-    data = totals[ExtentKind.DATA]
-    return Picture(size=source.size, data=data, holes=source.size - data - unused, unused=unused)
+        if extent.kind is ExtentKind.DATA:
+            first = max(walked, extent.offset // VERIFIED_BYTES * VERIFIED_BYTES)
+            walked = min(-(-extent.end // VERIFIED_BYTES) * VERIFIED_BYTES, source.size)
+            compared += walked - first
+    data, unused = totals[ExtentKind.DATA], totals[ExtentKind.UNUSED]
+    return Picture(
+        size=source.size,
+        data=data,
+        holes=source.size - data - unused,
+        unused=unused,
+        stored=stored,
+        compared=compared,
+    )
+
+
+def blocks_of(source: Source) -> Iterator[Extent]:
+    """The source's extents in whole blocks, as a pass reads them."""
+    return align(cover(source.extents(), source.size), BLOCK_BYTES, source.size)
 
 
 def piece_length(data: int) -> tuple[int, int]:
@@ -178,7 +215,7 @@ class Sampler:
         if not picture.data:
             return sample
         began = self._clock()
-        waiting = places(cover(self._source.extents(), picture.size), picture.data, self._chance)
+        waiting = places(blocks_of(self._source), picture.data, self._chance)
         self._chance.shuffle(waiting)
         keep_every = max(1, -(-sum(length for _, length in waiting) // KEPT_BYTES))
         deadline = began + MOST_SECONDS
@@ -199,6 +236,7 @@ class Sampler:
         sample.read_rate = sample.sampled / max(self._read_seconds / self._threads, 1e-6)
         # A pass reads whole chunks: where there are some, the faster rate is the truer one.
         sample.chunks, rate = self._chunks(sample)
+        sample.alone_rate = rate or sample.read_rate / self._threads
         sample.read_rate = max(sample.read_rate, rate)
         return sample
 

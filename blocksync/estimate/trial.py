@@ -7,6 +7,7 @@ rest of the disk reads as zeros: the pass ends in an orderly way, with every byt
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from blocksync.estimate.sampling import Piece
 from blocksync.extents import Extent
+from blocksync.platforms.positioned import kept, pread_into
 from blocksync.sources.base import Source, SourceCapabilities
 
 CHUNK_BYTES = 1 << 20
@@ -28,6 +30,9 @@ class TrialDisk(Source):
         size: bytes, a multiple of a MiB.
         seconds: after the first read it holds zeros only.
         clock: monotonic seconds.
+
+    Raises:
+        OSError: there is no room for the content.
     """
 
     def __init__(
@@ -38,7 +43,9 @@ class TrialDisk(Source):
         self.size = size
         self.sector_bytes = 512
         self.capabilities = SourceCapabilities(extents=False, direct=False, alignment=1)
-        self._content = memoryview(content)
+        # Read as a source is: by system calls, beside which other threads go on.
+        self._file: int | None = kept(content)
+        self._length = len(content)
         self._seconds = seconds
         self._clock = clock
         self._deadline: float | None = None
@@ -57,18 +64,19 @@ class TrialDisk(Source):
         if self.over:
             buffer[:] = bytes(len(buffer))
             return
+        assert self._file is not None
         filled = 0
         while filled < len(buffer):
-            at = (offset + filled) % len(self._content)
-            part = self._content[at : at + len(buffer) - filled]
-            buffer[filled : filled + len(part)] = part
-            filled += len(part)
+            at = (offset + filled) % self._length
+            filled += pread_into(self._file, buffer[filled : filled + self._length - at], at)
 
     def check(self) -> None:
         pass
 
     def close(self) -> None:
-        pass
+        descriptor, self._file = self._file, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def trial_content(pieces: list[Piece], chance: random.Random) -> bytes:

@@ -112,8 +112,14 @@ class Watcher:
         )
         pages = sum(map(len, first))
         share = changed / pages if pages else 0.0
-        grown = max(0, picture_of(self._source).data - self._picture.data)
-        return share * self._picture.data + grown
+        return share * self._picture.data + self._grown()
+
+    def _grown(self) -> float:
+        """Bytes that were no data and are now, outside of what was sampled."""
+        grown = max(0, picture_of(self._source).stored - self._picture.stored)
+        # Blocks that are stored in part are sampled whole: what fills the rest of them is counted by the samples.
+        inside, outside = self._picture.data - self._picture.stored, self._picture.size - self._picture.data
+        return grown * outside / max(inside + outside, 1)
 
     def _sums(self, piece: Piece) -> list[int]:
         """A checksum a page: a chance of 2^-32 to overlook a change is nothing to a statistic."""

@@ -6,6 +6,7 @@ There a lock keeps threads from moving it under each other.
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 
 _moving = threading.Lock()
@@ -36,3 +37,24 @@ def pwrite(descriptor: int, data: bytes | memoryview, offset: int) -> int:
     with _moving:
         os.lseek(descriptor, offset, os.SEEK_SET)
         return os.write(descriptor, data)
+
+
+def kept(content: bytes) -> int:
+    """A descriptor of a nameless file with that content: in memory where the system has such files.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("blocksync")
+    else:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        written = 0
+        while written < len(content):
+            written += pwrite(descriptor, memoryview(content)[written:], written)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

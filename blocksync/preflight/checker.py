@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from blocksync.engine.cancel import Cancel
 from blocksync.engine.reach import parse_address
 from blocksync.engine.statedir import prepare
 from blocksync.errors import BlocksyncError, StateError
@@ -35,12 +36,22 @@ from blocksync.volumes.reader import SourceReader
 PROGRAM_SECONDS = 60
 
 
-def check(options: CheckOptions) -> CheckResult:
-    """Look at everything that the options name. Faults are findings; nothing is changed."""
-    return CheckResult(findings=tuple(_findings(options)))
+def check(options: CheckOptions, cancel: Cancel) -> CheckResult:
+    """Look at everything that the options name. Faults are findings; nothing is changed.
+
+    Raises:
+        InterruptedTransferError: cancelled.
+    """
+    made: list[Finding] = []
+    for finding in _findings(options, cancel):
+        # What was cut short looks like trouble with the network: it is none.
+        cancel.check()
+        made.append(finding)
+    cancel.check()
+    return CheckResult(findings=tuple(made))
 
 
-def _findings(options: CheckOptions) -> Iterator[Finding]:
+def _findings(options: CheckOptions, cancel: Cancel) -> Iterator[Finding]:
     try:
         state = prepare(options.state_dir)
     except StateError as error:
@@ -50,7 +61,7 @@ def _findings(options: CheckOptions) -> Iterator[Finding]:
     for name in options.sources:
         _tell(options, f"looking at {name}")
         try:
-            with open_source(name) as source:
+            with open_source(name, cancel.watching) as source:
                 sizes.append((name, source.size))
                 yield from source_findings(name, source)
         except BlocksyncError as error:
@@ -67,7 +78,7 @@ def _findings(options: CheckOptions) -> Iterator[Finding]:
     yield from state_findings(state, total)
     if options.to:
         _tell(options, f"looking for {options.to}")
-        yield from _way_findings(options, state, sizes)
+        yield from _way_findings(options, state, sizes, cancel)
 
 
 def _tell(options: CheckOptions, what: str) -> None:
@@ -134,9 +145,12 @@ def _offline(name: str, layout: Layout) -> Iterator[Finding]:
 # -- the receiver ---------------------------------------------------------------------------------------------
 
 
-def _way_findings(options: CheckOptions, state: Path, sizes: list[tuple[str, int]]) -> Iterator[Finding]:
+def _way_findings(
+    options: CheckOptions, state: Path, sizes: list[tuple[str, int]], cancel: Cancel
+) -> Iterator[Finding]:
     host, port = parse_address(options.to)
-    way = Way(host, port, Identity.load_or_create(state), Pins(state).find(host, port), [name for name, _ in sizes])
+    names = [name for name, _ in sizes]
+    way = Way(host, port, Identity.load_or_create(state), Pins(state).find(host, port), names, cancel)
     yield from way.findings()
     for name, size in sizes:
         slot = way.slots.get(options.slot) if options.slot else None

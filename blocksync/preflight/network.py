@@ -20,7 +20,7 @@ from blocksync.engine.cancel import Cancel
 from blocksync.errors import BlocksyncError, NetworkError, TrustError
 from blocksync.options import DEFAULT_DATA_PORT
 from blocksync.platforms import path_mtu
-from blocksync.platforms.dialing import unwatched
+from blocksync.platforms.dialing import Dialing, unwatched
 from blocksync.platforms.likeness import marks_of
 from blocksync.preflight import findings
 from blocksync.preflight.findings import Finding, Kind, found
@@ -57,35 +57,36 @@ class Way:
         identity: this machine's.
         pin: the receiver's; None before pairing.
         sources: names of what is to be sent.
+        cancel: ends any step at once; then what was found last may be untrue.
     """
 
     def __init__(
-        self, host: str, port: int, identity: Identity, pin: Pin | None, sources: Sequence[str] = ()
+        self,
+        host: str,
+        port: int,
+        identity: Identity,
+        pin: Pin | None,
+        sources: Sequence[str] = (),
+        cancel: Cancel | None = None,
     ) -> None:
         self._host = host
         self._port = port
         self._identity = identity
         self._pin = pin
         self._sources = sources
+        self._cancel = cancel or Cancel()
         self.slots: dict[str, object] = {}
         """What the receiver says of the slots this machine may use, once it was asked."""
 
     def findings(self) -> Iterator[Finding]:
         """Look, from the name to large packets; ends where nothing further can be looked at."""
         at = f"{self._host}:{self._port}"
-        try:
-            socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            yield found(findings.NAME_UNKNOWN, f"{self._host} is not known: {error.strerror or error}")
-            return
-        trouble = _port_trouble(
-            self._host, self._port, "control", findings.CONTROL_REFUSED, findings.CONTROL_SILENT
-        )
+        trouble = self._port_trouble(self._port, "control", findings.CONTROL_REFUSED, findings.CONTROL_SILENT)
         if trouble is not None:
             yield trouble
             return
         try:
-            hello = greet(self._host, self._port, self._sources)
+            hello = greet(self._host, self._port, self._sources, self._cancel)
         except (OSError, http.client.HTTPException, ValueError) as error:
             yield found(findings.CONTROL_FOREIGN, f"what answers at {at} is not blocksync: {_short(error)}")
             return
@@ -102,9 +103,10 @@ class Way:
     def _paired(self, pin: Pin, hello: Answer) -> Iterator[Finding]:
         at = f"{self._host}:{self._port}"
         try:
-            status = ask(self._host, self._port, self._identity, "GET", "/v1/status")
+            status = self._ask("GET", "/v1/status")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if key_is_refused(self._host, self._port, self._identity, pin.fingerprint, unwatched):
+            watching = self._cancel.watching
+            if key_is_refused(self._host, self._port, self._identity, pin.fingerprint, watching):
                 yield found(findings.KEY_REFUSED, f"{at} does not accept this machine's key")
             else:
                 yield found(findings.CONTROL_SILENT, f"{at} does not answer a paired sender: {_short(error)}")
@@ -126,7 +128,7 @@ class Way:
         """Whether a request of many segments is answered; what it says does not matter."""
         body = json.dumps({"padding": "x" * LARGE_BYTES}).encode()
         try:
-            ask(self._host, self._port, self._identity, "POST", "/v1/sessions", body)
+            self._ask("POST", "/v1/sessions", body)
         except TimeoutError:
             return False
         except (OSError, http.client.HTTPException, ValueError):
@@ -135,21 +137,46 @@ class Way:
 
     def _data(self, port: int, mtu: int | None) -> Iterator[Finding]:
         at = f"{self._host}:{port}"
-        trouble = _port_trouble(self._host, port, "data", findings.DATA_REFUSED, findings.DATA_SILENT)
+        trouble = self._port_trouble(port, "data", findings.DATA_REFUSED, findings.DATA_SILENT)
         if trouble is not None:
             yield trouble
             return
         if self._pin is not None:
             context = client_context(self._identity, pin=self._pin.fingerprint)
+            dial = Dial(self._host, port, context)
             try:
-                dial = Dial(self._host, port, context)
-                connect(dial, self._pin.fingerprint, timeout=PROBE_SECONDS).close()
+                with self._cancel.watching(dial.abort):
+                    connect(dial, self._pin.fingerprint, timeout=PROBE_SECONDS).close()
             except (NetworkError, TrustError, BlocksyncError) as error:
                 yield found(findings.DATA_FOREIGN, f"what answers at {at} is not the receiver: {error.message}")
                 return
         yield found(findings.REACHED, f"{self._host} was reached on port {self._port} (control) and {port} (data)")
         if mtu is not None:
             yield found(findings.PATH_MTU, f"the path's MTU is {mtu} bytes")
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        return ask(self._host, self._port, self._identity, method, path, body, cancel=self._cancel)
+
+    def _port_trouble(self, port: int, what: str, refused: Kind, silent: Kind) -> Finding | None:
+        """Why no TCP connection comes about; None where one does."""
+        at = f"the {what} port {self._host}:{port}"
+        dialing = Dialing(self._host, port)
+        try:
+            with contextlib.closing(dialing), self._cancel.watching(dialing.abort):
+                dialing.reach(PROBE_SECONDS)
+        except socket.gaierror as error:
+            return found(findings.NAME_UNKNOWN, f"{self._host} is not known: {error.strerror or error}")
+        except ConnectionRefusedError:
+            return found(refused, f"nobody listens on {at}")
+        except TimeoutError:
+            return found(
+                silent, f"{at} does not answer within {PROBE_SECONDS:.0f} s: packets are dropped on the way"
+            )
+        except OSError as error:
+            if error.errno in (errno.ECONNRESET, errno.ECONNABORTED):
+                return found(refused, f"{at} resets connections: {error.strerror}")
+            return found(findings.NO_ROUTE, f"there is no way to {at}: {error.strerror or error}")
+        return None
 
 
 def hello_findings(hello: Answer, at: str) -> Iterator[Finding]:
@@ -231,22 +258,6 @@ def clock_skew(date: str | None, now: float) -> float | None:
         return None
     with contextlib.suppress(TypeError, ValueError, IndexError):
         return email.utils.parsedate_to_datetime(date).timestamp() + 0.5 - now
-    return None
-
-
-def _port_trouble(host: str, port: int, what: str, refused: Kind, silent: Kind) -> Finding | None:
-    """Why no TCP connection comes about; None where one does."""
-    at = f"the {what} port {host}:{port}"
-    try:
-        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
-    except ConnectionRefusedError:
-        return found(refused, f"nobody listens on {at}")
-    except TimeoutError:
-        return found(silent, f"{at} does not answer within {PROBE_SECONDS:.0f} s: packets are dropped on the way")
-    except OSError as error:
-        if error.errno in (errno.ECONNRESET, errno.ECONNABORTED):
-            return found(refused, f"{at} resets connections: {error.strerror}")
-        return found(findings.NO_ROUTE, f"there is no way to {at}: {error.strerror or error}")
     return None
 
 

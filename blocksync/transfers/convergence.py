@@ -31,12 +31,16 @@ MISSES = 1.15
 
 @dataclass(frozen=True, slots=True)
 class PassFigures:
-    """One pass of all disks: when it began (seconds, any clock), how long it took, bytes changed and sent."""
+    """One pass of all disks: when it began (seconds, any clock), how long it took, bytes changed and sent.
+
+    A ``broken`` one was resumed or begun again on the way: how long it took says nothing of the next.
+    """
 
     began: float
     seconds: float
     changed: int
     full: bool
+    broken: bool = False
 
 
 def change_rate(passes: Sequence[PassFigures]) -> float | None:
@@ -72,7 +76,8 @@ def next_seconds(
 
 def _floor(passes: Sequence[PassFigures], speed: float) -> float:
     """What a pass takes without changes: the middle one of the last passes that had few of them."""
-    walks = [each for each in passes if not each.full][-RECENT_PASSES:]
+    walks = [each for each in passes if not each.full]
+    walks = ([each for each in walks if not each.broken] or walks)[-RECENT_PASSES:]
     few = [each for each in walks if each.changed / speed <= SENDING_SHARE * each.seconds] or walks[-1:]
     return statistics.median(max(0.0, each.seconds - each.changed / speed) for each in few)
 
@@ -92,12 +97,18 @@ def _factor(passes: Sequence[PassFigures]) -> float:
     """How many times the prediction the truth may be, as the last passes and their predictions tell."""
     misses = []
     for count in range(len(passes) - RECENT_PASSES, len(passes)):
-        told = next_seconds(passes[:count], at=passes[count].began) if count > 0 else None
-        if told and passes[count].seconds > 0:
+        # What broke is no measure, and nor is what was predicted from it alone.
+        told = next_seconds(passes[:count], at=passes[count].began) if _whole(passes[: max(count, 0)]) else None
+        if told and passes[count].seconds > 0 and not passes[count].broken:
             misses.append(max(told / passes[count].seconds, passes[count].seconds / told))
     if not misses:
         return UNTRIED
     return max(PROVEN if len(misses) >= PROOFS else TRIED, max(misses) * MISSES)
+
+
+def _whole(passes: Sequence[PassFigures]) -> bool:
+    """Whether there is a following pass among them that went through in one piece."""
+    return any(not each.full and not each.broken for each in passes)
 
 
 def predictions(passes: Sequence[PassFigures]) -> list[float]:

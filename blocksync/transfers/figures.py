@@ -107,6 +107,7 @@ def whole_passes(passes: Sequence[PassRecord]) -> list[PassFigures]:
             seconds=max(disk.seconds for disk in disks),
             changed=sum(disk.changed for disk in disks),
             full=any(disk.kind == "full" for disk in disks),
+            broken=any(disk.resumed or disk.retries for disk in disks),
         )
         for _, disks in sorted(by_number.items())
     ]

@@ -50,7 +50,7 @@ def of_pass(
         found.append(("estimate", (likely, likely * (1 - FOLLOWING_SHARE), likely * (1 + FOLLOWING_SHARE))))
     told = expectation(passes, at=began)
     if told is not None:
-        found.append(("passes", told))
+        found.append(("passes", _quiet(told) if final else told))
     return tuple(_forecast(what, number, by, span, took) for by, span in found)
 
 
@@ -62,6 +62,12 @@ def of_verify(span: Span, *, number: int, took: float) -> tuple[Forecast, ...]:
 def of_work(what: str, span: Span, *, number: int, took: float) -> tuple[Forecast, ...]:
     """What an estimate said of what is done beside the passes; nothing where it said nothing."""
     return (_forecast(what, number, "estimate", span, took),) if span else ()
+
+
+def _quiet(span: tuple[float, float, float]) -> Span:
+    """Of a final pass: who wrote to the source meanwhile stands still, and leaves disk and processors to it."""
+    likely, low, high = span
+    return (likely, likely / (1 + 2 * (likely / low - 1)) if low else low, high)
 
 
 def _at_once(before: PassFigures, began: float) -> bool:

@@ -25,7 +25,7 @@ FUNCTIONS = {
     "averify": "source, options",
     "bench": "source=, options=, *cancel=",
     "boot_test": "target, options=, *beside=, *cancel=",
-    "check": "options",
+    "check": "options, *cancel=",
     "check_flattened": "target, *beside=",
     "clean_snapshots": "*kept=, *state_dir=",
     "copy": "source, target, options=, *cancel=",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 from collections.abc import Iterator
@@ -47,9 +48,9 @@ def rehearsed(
     reach = served.reach(code=served.listening.code)
     try:
         with reach.rehearsal_route() as route:
-            disk = TrialDisk(noise(random.Random(1)), 64 * MIB, seconds)
             options = SendOptions(to=served.to, slot="a", connections=connections, level=0)
-            return rehearse(route, disk, options, cancel or Cancel(), verify=verify)
+            with contextlib.closing(TrialDisk(noise(random.Random(1)), 64 * MIB, seconds)) as disk:
+                return rehearse(route, disk, options, cancel or Cancel(), verify=verify)
     finally:
         reach.close()
 
@@ -263,10 +264,10 @@ def test_nobody_else_reads_or_ends_a_rehearsal(served: Receiver) -> None:
 
 def test_a_verify_takes_what_the_slower_end_takes_and_each_request_for_ranges_with_unused_pages() -> None:
     proof = Proof(asking=0.5, each=2.0 / GIB, here=1.0 / GIB)
-    whole = Picture(size=4 * GIB, data=2 * GIB, holes=2 * GIB, unused=0)
+    whole = Picture(size=4 * GIB, data=GIB, holes=3 * GIB, unused=0, stored=GIB, compared=2 * GIB)
     assert proof.seconds(whole, read_rate=1e12) == pytest.approx(0.5 + 4.0, rel=0.01)
     assert proof.seconds(whole, read_rate=GIB / 4) == pytest.approx(0.5 + 2 * 5.0, rel=0.01)
-    parted = Picture(size=4 * GIB, data=2 * GIB, holes=0, unused=2 * GIB)
+    parted = Picture(size=4 * GIB, data=2 * GIB, holes=0, unused=2 * GIB, stored=GIB, compared=2 * GIB)
     assert proof.seconds(parted, read_rate=1e12) == pytest.approx(16 * 0.5 + 4.0, rel=0.01)
 
 

@@ -9,7 +9,14 @@ import pytest
 
 from blocksync.engine.cancel import Cancel
 from blocksync.errors import InterruptedTransferError, SourceError
-from blocksync.estimate.sampling import Sampler, piece_length, places, relative_error
+from blocksync.estimate.sampling import (
+    Sampler,
+    blocks_of,
+    picture_of,
+    piece_length,
+    places,
+    relative_error,
+)
 from blocksync.extents import Extent, ExtentKind
 from blocksync.sources.memory import MemorySource
 
@@ -112,3 +119,28 @@ def test_the_error_of_a_mean_follows_from_neighbours() -> None:
     throws = random.Random(2).sample(halves, len(halves))
     assert relative_error(halves) < 0.02
     assert relative_error(throws) == pytest.approx(1 / 200**0.5, rel=0.2)
+
+
+class Strewn(MemorySource):
+    """A page of data in every so many bytes, holes in between, and a range that no file uses."""
+
+    def extents(self) -> Iterator[Extent]:
+        for at in range(0, 32 * MIB, 2 * MIB):
+            yield Extent(at, 4096)
+            yield Extent(at + 4096, 2 * MIB - 4096, ExtentKind.HOLE)
+        yield Extent(32 * MIB, 32 * MIB, ExtentKind.UNUSED)
+
+
+def test_a_pass_reads_whole_blocks_and_a_verify_whole_pieces_where_only_pages_are_stored() -> None:
+    found = picture_of(Strewn(64 * MIB))
+    assert (found.stored, found.data, found.compared) == (16 * 4096, 16 * 65536, 32 * MIB)
+    assert (found.holes, found.unused) == (32 * MIB - 16 * 65536, 32 * MIB)
+    offsets = [offset for offset, _ in places(blocks_of(Strewn(64 * MIB)), found.data, random.Random(1))]
+    # Some places lie beside the pages that are stored: a pass reads those too.
+    assert all(offset % (2 * MIB) < 65536 for offset in offsets)
+    assert any(offset % (2 * MIB) for offset in offsets)
+
+
+def test_one_thread_reads_no_faster_than_all_of_them() -> None:
+    sample = Sampler(disk(16 * MIB, 1.0, 0.0), 4, Cancel(), random.Random(1)).run()
+    assert 0 < sample.alone_rate <= sample.read_rate

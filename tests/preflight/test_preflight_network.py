@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from blocksync import api
+from blocksync.errors import InterruptedTransferError
 from blocksync.preflight import network
 from blocksync.preflight.network import Way
 from blocksync.trust.identity import Identity
@@ -81,6 +82,39 @@ def test_packets_are_dropped(served: Receiver, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(network, "PROBE_SECONDS", 0.3)
     with silent() as port:
         assert codes(way(served, port=port)) == ["BS2003"]
+
+
+def test_whoever_stops_a_look_at_a_silent_port_is_not_told_of_trouble(served: Receiver) -> None:
+    cancel = api.Cancel()
+    told: list[str] = []
+
+    def stop(what: str) -> None:
+        told.append(what)
+        if what.startswith("looking for"):
+            threading.Thread(target=cancel.set, daemon=True).start()
+
+    with silent() as port:
+        options = api.CheckOptions(to=f"127.0.0.1:{port}", state_dir=served.state, system=False, progress=stop)
+        with pytest.raises(InterruptedTransferError):
+            api.check(options, cancel=cancel)
+    assert told
+
+
+def test_a_look_up_that_hangs_is_left_behind(served: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    cancel = api.Cancel()
+
+    def resolver(*_args: object, flags: int = 0, **_named: object) -> list[object]:
+        if flags:
+            raise socket.gaierror(socket.EAI_NONAME, "no address")
+        cancel.set()
+        answered.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    with pytest.raises(InterruptedTransferError):
+        api.check(api.CheckOptions(to="slow.example", state_dir=served.state, system=False), cancel=cancel)
+    answered.set()
 
 
 def test_there_is_no_way(served: Receiver) -> None:

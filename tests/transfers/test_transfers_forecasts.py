@@ -10,7 +10,7 @@ import pytest
 
 from blocksync.cli.forecasts import FORECASTS_SHOWN, beside_the_truth
 from blocksync.engine.outlook import Outlooks, outlook_of
-from blocksync.transfers.convergence import PROVEN, UNTRIED, PassFigures, expectation, next_seconds
+from blocksync.transfers.convergence import PROVEN, TRIED, UNTRIED, PassFigures, expectation, next_seconds
 from blocksync.transfers.forecasts import of_pass, of_verify
 from blocksync.transfers.record import Forecast, TransferRecord, canonical, decode, encode
 from blocksync.transfers.states import TransferState
@@ -51,6 +51,25 @@ def test_the_interval_is_as_wide_as_predictions_were_off() -> None:
     assert likely == pytest.approx(2.0)
     assert low < 2.0 / 3
     assert high > 6.0
+
+
+def test_a_pass_that_was_begun_again_on_the_way_says_nothing_of_the_next() -> None:
+    passes = [FULL, dataclasses.replace(walk(100.0, 60.0), broken=True)]
+    assert next_seconds(passes) == pytest.approx(60.0)  # nothing better is known
+    passes += [walk(170.0, 2.0), walk(180.0, 2.0), walk(190.0, 2.0)]
+    even = expectation(passes)
+    assert even == pytest.approx((2.0, 2.0 / TRIED, 2.0 * TRIED))
+    # A miss of the one that broke makes no interval wider, and its time is no floor.
+    assert expectation([*passes, dataclasses.replace(walk(200.0, 90.0), broken=True)]) == even
+
+
+def test_who_stands_still_for_the_final_pass_leaves_it_the_machine() -> None:
+    passes = [FULL, *(walk(100.0 + 10 * each, 2.0) for each in range(6))]
+    (told,) = of_pass(passes, number=8, began=160.0, took=1.3, final=False)
+    assert (told.low, told.held) == (pytest.approx(2.0 / PROVEN), False)
+    (told,) = of_pass(passes, number=8, began=160.0, took=1.3, final=True)
+    assert (told.low, told.held) == (pytest.approx(2.0 / (1 + 2 * (PROVEN - 1))), True)
+    assert told.high == pytest.approx(2.0 * PROVEN)
 
 
 def test_a_pass_is_compared_with_what_was_predicted_of_it_alone() -> None:
