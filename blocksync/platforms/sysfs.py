@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from blocksync.platforms.facts import IoCounts
+from blocksync.platforms.loops import Backing, backing_of
 
 _SYS_BLOCK = Path("/sys/dev/block")
 
@@ -87,12 +88,8 @@ def loops_over(status: os.stat_result) -> list[tuple[str, int]]:
     """``(name, device number)`` of the loop devices that have this file or device as their backing file."""
     found = []
     for entry in Path("/sys/block").glob("loop*"):
-        backing = text_of(entry / "loop" / "backing_file")
-        if not backing:
-            continue
-        try:
-            other = os.stat(backing.removesuffix(" (deleted)"))
-        except OSError:
+        other = backing_of(entry, f"/dev/{entry.name}")
+        if other is None:
             continue
         same_file = (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino)
         if same_file or (status.st_rdev and other.st_rdev == status.st_rdev):
@@ -110,13 +107,10 @@ def _directly_below(number: int) -> list[int]:
     return found
 
 
-def _backing(number: int) -> os.stat_result | None:
+def _backing(number: int) -> Backing | None:
     """The file or device below a loop device."""
-    backing = text_of(sys_path(number) / "loop" / "backing_file")
-    try:
-        return os.stat(backing) if backing else None
-    except OSError:
-        return None
+    at = sys_path(number)
+    return backing_of(at, f"/dev/{at.resolve().name}")
 
 
 def below(number: int) -> set[int]:
@@ -175,7 +169,7 @@ def boot_key() -> bytes:
     return text_of(Path("/proc/sys/kernel/random/boot_id")).encode()[:64]
 
 
-def _itself(status: os.stat_result) -> set[tuple[int, int]]:
+def _itself(status: os.stat_result | Backing) -> set[tuple[int, int]]:
     """A device by its number, a file by its filesystem and inode; of a loop device its backing file too."""
     if not status.st_rdev:
         return {(status.st_dev, status.st_ino)}

@@ -111,6 +111,18 @@ def test_a_file_below_a_loop_device(tmp_path: Path) -> None:
     open_target(str(path)).close()
 
 
+def test_a_file_below_a_loop_device_that_knows_it_by_a_name_that_is_gone(tmp_path: Path) -> None:
+    need_root()
+    path = image(tmp_path / "disk.img", SIZE)
+    os.link(path, tmp_path / "other.img")
+    with loop_device(path) as device:
+        path.unlink()
+        image(path, SIZE)  # a new file of the old name is nobody's
+        assert device in refused(tmp_path / "other.img")
+        assert "lies on the source" in to_itself(tmp_path / "other.img", device, tmp_path / "state")
+        open_target(str(path)).close()
+
+
 def test_a_device_below_another_loop_device(device: str) -> None:
     with loop_device(Path(device)) as upper:
         assert upper in refused(device)
