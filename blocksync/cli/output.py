@@ -154,6 +154,25 @@ class Output:
         return self.lost is not None and self.lost.errno == errno.EPIPE
 
 
+def stand_in_for_closed() -> None:
+    """Give descriptors 0 to 2 that the caller closed to the null device.
+
+    The next file to be opened would get such a number, a target too; and what writes to stderr below Python (a panic of
+    the kernels, the C library's last words, a program that is started) would write to the disk.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for as long as we run
+
+
 def tolerate_odd_characters() -> None:
     """A name that the terminal's encoding lacks is shown escaped instead of ending the command."""
     for stream in (sys.stdout, sys.stderr):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blocksync.cli.output import Output, tolerate_odd_characters
+from blocksync.cli.output import Output, stand_in_for_closed, tolerate_odd_characters
 from blocksync.cli.signals import Interrupts
 from blocksync.errors import BlocksyncError, InterruptedTransferError, UsageError
 
@@ -73,6 +73,7 @@ class Session:
 
 def run(program: click.Command, words: list[str]) -> int:
     """Run the program on the words of a command line; returns the exit code and never raises."""
+    stand_in_for_closed()
     tolerate_odd_characters()
     # Errors in the command line itself are told as JSON too, though it could not be parsed.
     output = Output(json_lines="--json" in words)
