@@ -88,7 +88,7 @@ def local_folder(state: Path, target_path: str) -> Path:
     """One folder a local target, named by its path, so that a second copy to it is incremental."""
     real = target_path if "://" in target_path else os.path.realpath(target_path)
     name = "".join(c if c.isalnum() else "-" for c in os.path.basename(real))[:40]
-    return state / "local" / f"{name}-{hashlib.sha256(real.encode()).hexdigest()[:16]}"
+    return state / "local" / f"{name}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:16]}"
 
 
 def slot_name_for(path: str) -> str:

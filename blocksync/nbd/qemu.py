@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 
@@ -37,6 +38,10 @@ def is_qcow2(path: str) -> bool:
 def check_magic(path: str, kind: _Kind) -> None:
     """Refuse what is named like an image and is none."""
     try:
+        # A pipe of that name would keep whoever opens it waiting for somebody who writes.
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode)):
+            raise kind(f"{path} is no file", remedy="name a disk image or a block device")
         with open(path, "rb") as file:
             magic = file.read(len(QCOW2_MAGIC))
     except OSError as error:
