@@ -18,7 +18,7 @@ from blocksync.engine.plan import ScanChunk, SendZeros, Step
 from blocksync.engine.scanning import DataRun, Scanner, ZeroRun
 from blocksync.engine.standing import Standing
 from blocksync.engine.tally import Tally
-from blocksync.errors import BlocksyncError
+from blocksync.errors import BlocksyncError, ProtocolError
 from blocksync.geometry import Geometry
 from blocksync.kernels import DigestKind
 from blocksync.manifest.working import BlockMap
@@ -153,7 +153,12 @@ class Outbound:
         while complete is None:
             complete = reader.filled(self._link.recv_into(reader.want()))
         self._waiting = ""
-        self.again.extend(self._core.heard(*complete))
+        for offset, length in self._core.heard(*complete):
+            try:
+                self._geometry.blocks_of(offset, length)
+            except ValueError as error:
+                raise ProtocolError(f"the receiver asks again for what is no range of blocks: {error}") from error
+            self.again.append((offset, length))
 
     def _send(self, link: Link, *parts: bytes | memoryview, plain: int = 0) -> None:
         size = sum(len(part) for part in parts)

@@ -114,12 +114,6 @@ def seeds() -> Iterator[bytes]:
 SURFACE = Surface(
     run=run,
     seeds=seeds,
-    modules=(
-        "blocksync.engine.port",
-        "blocksync.engine.receiver",
-        "blocksync.engine.slot",
-        "blocksync.engine.verify",
-        "blocksync.manifest",
-    ),
+    modules=("blocksync.engine", "blocksync.manifest"),
     most_bytes=300,
 )

@@ -162,6 +162,4 @@ def seeds() -> Iterator[bytes]:
             yield bytes((index | mode,)) + _patch(0, 1024, b"\xff") + _patch(1, 20, bytes(4))
 
 
-SURFACE = Surface(
-    run=run, seeds=seeds, modules=("blocksync.volumes.filesystems", "blocksync.volumes.bitmaps"), most_bytes=160
-)
+SURFACE = Surface(run=run, seeds=seeds, modules=("blocksync.volumes",), most_bytes=160)
