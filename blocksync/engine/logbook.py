@@ -16,7 +16,7 @@ from blocksync.errors import BlocksyncError, InterruptedTransferError, NotConver
 from blocksync.options import TransferOptions
 from blocksync.results import DiskOutcome, GroupResult, Progress, SendResult, TransferEvent
 from blocksync.transfers.convergence import PassFigures, next_seconds
-from blocksync.transfers.figures import TransferResult, whole_passes
+from blocksync.transfers.figures import TransferResult, skipped, whole_passes
 from blocksync.transfers.forecasts import KEPT_FORECASTS, of_pass, of_verify
 from blocksync.transfers.record import Fault, Forecast, PassRecord, TransferRecord, VerifyRecord
 from blocksync.transfers.states import TransferState
@@ -90,7 +90,7 @@ class Logbook:
             seconds=group.seconds,
             changed=sum(each.changed for each in results),
             full=any(each.kind == "full" for each in results),
-            broken=any(each.resumed or each.retries for each in results),
+            broken=any(each.resumed or each.retries or self._after_a_gap(each) for each in results),
         )
         forecasts = self._compared(results, figures, number, stood if final else None)
         if not final:
@@ -114,6 +114,10 @@ class Logbook:
             predicted_next=None if final else next_seconds(self.history),
             disks=[dataclasses.asdict(each) for each in records],
         )
+
+    def _after_a_gap(self, result: SendResult) -> bool:
+        recorded = (each.generation for each in reversed(self.record.passes) if each.slot == result.slot)
+        return skipped(result.generation, next(recorded, None))
 
     def _compared(
         self, results: Sequence[SendResult], figures: PassFigures, number: int, stood: float | None

@@ -185,7 +185,6 @@ class Estimator:
         watcher = Watcher(
             self._source,
             sample.pieces,
-            sample.picture,
             self._cancel,
             say=lambda message: self._tell("watching", message),
         )
@@ -331,7 +330,9 @@ def _verify(sample: Sample, rehearsal: Rehearsal | None) -> Range:
     """As it was tried; else by this end alone, which reads a piece, then hashes it."""
     if rehearsal is not None and rehearsal.proof is not None:
         error = math.hypot(VERIFY_ERROR, SHARED_ERROR * rehearsal.foreign)
-        return around(rehearsal.proof.seconds(sample.picture, sample.alone_rate), error)
+        likely, least, most = rehearsal.proof.span(sample.picture, sample.alone_rate)
+        found = around(likely, error)
+        return Range(likely=likely, low=min(found.low, least), high=max(found.high, most))
     content = b"".join(piece.content for piece in sample.pieces)[:HASHED_BYTES]
     began = time.perf_counter()
     blake3(content).digest()

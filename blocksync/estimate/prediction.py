@@ -161,7 +161,8 @@ def _wire(data: int, packed: Packed, bottleneck: str) -> Range:
     return Range(
         likely=likely,
         low=min((likely, *(data * share for share in others))) * max(0.0, 1 - error),
-        high=max((likely, *(data * share for share in others))) * (1 + error) + 4096,
+        # What does not shrink is sent as it is.
+        high=min(max((likely, *(data * share for share in others))) * (1 + error), data * 1.01) + 4096,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blocksync.engine.cancel import Cancel
@@ -19,8 +19,10 @@ from blocksync.estimate.sampling import Picture
 from blocksync.estimate.trial import TrialDisk
 from blocksync.protocol.messages import CONTROL_VERSION, ControlPort, OpenAnswer, VerifyRequest
 
-PROOF_SECONDS = 2.0
-MOST_BYTES = 1 << 30
+# Long enough to see a second pace: what is read at first may find memory that was just given back.
+PROOF_SECONDS = 4.0
+MOST_BYTES = 2 << 30
+STRETCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,21 +32,29 @@ class Proof:
     Args:
         asking: seconds until a request was answered; reading begins then.
         each: seconds a byte of both ends together; here: of this end's digesting alone, without reading.
+        least, most: ``each`` in any half second.
     """
 
     asking: float
     each: float
     here: float
+    least: float
+    most: float
 
-    def seconds(self, picture: Picture, read_rate: float) -> float:
-        """Of a verify of this source.
+    def span(self, picture: Picture, read_rate: float) -> tuple[float, float, float]:
+        """Seconds of a verify of this source: the likeliest, and at the fastest and the slowest pace that was seen.
 
         Args:
             read_rate: of the source by one thread, which is what a verify has, bytes a second.
         """
         # Ranges with unused pages are asked for one by one.
         requests = -(-picture.size // WINDOW_BYTES) if picture.unused else 1
-        return requests * self.asking + picture.compared * max(self.each, self.here + 1 / max(read_rate, 1.0))
+        alone = self.here + 1 / max(read_rate, 1.0)
+        likely, least, most = (
+            requests * self.asking + picture.compared * max(each, alone)
+            for each in (self.each, self.least, self.most)
+        )
+        return likely, least, most
 
 
 def prove(control: ControlPort, answer: OpenAnswer, disk: TrialDisk, written: int, cancel: Cancel) -> Proof | None:
@@ -80,17 +90,37 @@ def prove(control: ControlPort, answer: OpenAnswer, disk: TrialDisk, written: in
         with cancel.watching(control.abort):
             _, theirs = control.verify(request)
             answered = time.monotonic()
-            done, digesting = _both(theirs, disk, request, answered + PROOF_SECONDS)
+            marks, digesting = _both(theirs, disk, request, answered + PROOF_SECONDS)
     except BlocksyncError as error:
         cancel.check(error)
         return None
-    took = time.monotonic() - answered
-    return Proof(asking=answered - began, each=took / done, here=digesting / done) if done else None
+    if not marks:
+        return None
+    done, ended = marks[-1]
+    each = (ended - answered) / done
+    paces = _paces([(0, answered), *marks]) or [each]
+    return Proof(
+        asking=answered - began, each=each, here=digesting / done, least=min(*paces, each), most=max(*paces, each)
+    )
 
 
-def _both(theirs: Iterator[bytes], disk: TrialDisk, request: VerifyRequest, deadline: float) -> tuple[int, float]:
-    """Bytes that both ends digested until then, and the seconds this end took for them."""
+def _paces(marks: Sequence[tuple[int, float]]) -> list[float]:
+    """Seconds a byte in each stretch of at least :data:`STRETCH_SECONDS`."""
+    found: list[float] = []
+    for at, (before, began) in enumerate(marks):
+        later = next((mark for mark in marks[at + 1 :] if mark[1] - began >= STRETCH_SECONDS), None)
+        if later is None:
+            break
+        found.append((later[1] - began) / (later[0] - before))
+    return found
+
+
+def _both(
+    theirs: Iterator[bytes], disk: TrialDisk, request: VerifyRequest, deadline: float
+) -> tuple[list[tuple[int, float]], float]:
+    """Bytes that both ends had digested at times until then, and the seconds this end took for all of them."""
     held = done = 0
+    marks: list[tuple[int, float]] = []
     digesting = 0.0
     ours = piece_digests(disk, 0, request.length, PIECE_BYTES, request.key)
     try:
@@ -102,10 +132,11 @@ def _both(theirs: Iterator[bytes], disk: TrialDisk, request: VerifyRequest, dead
             while held < done // PIECE_BYTES * DIGEST_BYTES:
                 part = next(theirs, b"")
                 if not part:
-                    return 0, 0.0
+                    return [], 0.0
                 held += len(part)
+            marks.append((done, time.monotonic()))
     finally:
         close = getattr(theirs, "close", None)
         if close is not None:
             close()
-    return done, digesting
+    return marks, digesting

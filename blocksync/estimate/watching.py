@@ -29,7 +29,6 @@ class Watcher:
     Args:
         source: open.
         pieces: sampled ones.
-        picture: of the source when they were.
         cancel: stops it.
         say: told why a dirty map is not used.
         clock, wait: seconds that pass, and how to let them pass; ``wait`` says whether it was cancelled.
@@ -39,7 +38,6 @@ class Watcher:
         self,
         source: Source,
         pieces: list[Piece],
-        picture: Picture,
         cancel: Cancel,
         say: Callable[[str], None] = lambda _message: None,
         clock: Callable[[], float] = time.monotonic,
@@ -47,7 +45,7 @@ class Watcher:
     ) -> None:
         self._source = source
         self._pieces = pieces
-        self._picture = picture
+        self._picture: Picture | None = None
         self._cancel = cancel
         self._say = say
         self._clock = clock
@@ -74,6 +72,7 @@ class Watcher:
         began = self._clock()
         # Before the pages are read: what is written in between is in the map, or in both.
         self.map = self._begin()
+        self._picture = picture_of(self._source)
         first = [self._sums(piece) for piece in self._pieces]
         # Reading takes time: a piece's age counts from when that piece was read.
         offset = (self._clock() - began) / 2
@@ -112,17 +111,18 @@ class Watcher:
         )
         pages = sum(map(len, first))
         share = changed / pages if pages else 0.0
-        return share * self._picture.data + self._grown()
-
-    def _grown(self) -> float:
-        """Bytes that were no data and are now, outside of what was sampled."""
-        grown = max(0, picture_of(self._source).stored - self._picture.stored)
-        # Blocks that are stored in part are sampled whole: what fills the rest of them is counted by the samples.
-        inside, outside = self._picture.data - self._picture.stored, self._picture.size - self._picture.data
-        return grown * outside / max(inside + outside, 1)
+        assert self._picture is not None
+        return share * self._picture.data + _grown(self._picture, picture_of(self._source))
 
     def _sums(self, piece: Piece) -> list[int]:
         """A checksum a page: a chance of 2^-32 to overlook a change is nothing to a statistic."""
         view = self._room[: piece.length]
         self._source.read_into(piece.offset, view)
         return [zlib.crc32(view[at : at + PAGE_BYTES]) for at in range(0, piece.length, PAGE_BYTES)]
+
+
+def _grown(then: Picture, now: Picture) -> float:
+    """Bytes that were no data and are now, outside of what was sampled."""
+    # Blocks that are stored in part are sampled whole: what fills the rest of them is counted by the samples.
+    inside, outside = then.data - then.stored, then.size - then.data
+    return max(0, now.stored - then.stored) * outside / max(inside + outside, 1)

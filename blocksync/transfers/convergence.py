@@ -33,7 +33,8 @@ MISSES = 1.15
 class PassFigures:
     """One pass of all disks: when it began (seconds, any clock), how long it took, bytes changed and sent.
 
-    A ``broken`` one was resumed or begun again on the way: how long it took says nothing of the next.
+    A ``broken`` one was resumed, begun again on the way, or came after one that was stopped when it was committed: how
+    long it took says nothing of the next, and nor does what it sent.
     """
 
     began: float
@@ -44,11 +45,16 @@ class PassFigures:
 
 
 def change_rate(passes: Sequence[PassFigures]) -> float | None:
-    """Bytes a second that the source changes, by the last incremental pass; None before there is one."""
+    """Bytes a second that the source changes, by the last incremental pass; None before there is one.
+
+    One that sent only a part of what had changed counts where there is no other.
+    """
     if len(passes) < 2 or passes[-1].full:
         return None
-    apart = passes[-1].began - passes[-2].began
-    return passes[-1].changed / apart if apart > 0 else None
+    following = [at for at in range(1, len(passes)) if not passes[at].full]
+    at = next((each for each in reversed(following) if not passes[each].broken), following[-1])
+    apart = passes[at].began - passes[at - 1].began
+    return passes[at].changed / apart if apart > 0 else None
 
 
 def next_seconds(

@@ -101,16 +101,27 @@ def whole_passes(passes: Sequence[PassRecord]) -> list[PassFigures]:
     by_number: dict[int, list[PassRecord]] = {}
     for each in passes:
         by_number.setdefault(each.number, []).append(each)
+    last: dict[str, int] = {}
+    gaps: set[int] = set()
+    for each in sorted(passes, key=lambda found: found.number):
+        if skipped(each.generation, last.get(each.slot)):
+            gaps.add(each.number)
+        last[each.slot] = each.generation
     return [
         PassFigures(
             began=min(disk.began for disk in disks),
             seconds=max(disk.seconds for disk in disks),
             changed=sum(disk.changed for disk in disks),
             full=any(disk.kind == "full" for disk in disks),
-            broken=any(disk.resumed or disk.retries for disk in disks),
+            broken=number in gaps or any(disk.resumed or disk.retries for disk in disks),
         )
-        for _, disks in sorted(by_number.items())
+        for number, disks in sorted(by_number.items())
     ]
+
+
+def skipped(generation: int, before: int | None) -> bool:
+    """Whether the receiver committed more between two passes than is recorded: one that was stopped at its end."""
+    return before is not None and generation > before + 1
 
 
 def lag(record: TransferRecord, now: float) -> float | None:

@@ -73,7 +73,7 @@ def watched(source: Counting, change: Callable[[], None], said: list[str] | None
         return False
 
     tell = said.append if said is not None else pytest.fail
-    watcher = Watcher(source, sample.pieces, sample.picture, Cancel(), say=tell, clock=lambda: 0.0, wait=wait)
+    watcher = Watcher(source, sample.pieces, Cancel(), say=tell, clock=lambda: 0.0, wait=wait)
     source.reads.clear()
     return watcher, watcher.run(8.0, lambda _age: None)[-1][1]
 

@@ -93,7 +93,7 @@ def test_watching_sees_what_a_writer_changes() -> None:
             source.write(page * 4096, chance.randbytes(16))
         return False
 
-    watcher = Watcher(source, sample.pieces, sample.picture, Cancel(), clock=lambda: now, wait=wait)
+    watcher = Watcher(source, sample.pieces, Cancel(), clock=lambda: now, wait=wait)
     told: list[float] = []
     points = watcher.run(80.0, told.append)
     assert [seconds for seconds, _ in points] == told == [10.0, 20.0, 40.0, 80.0]
@@ -110,10 +110,19 @@ def test_a_quiet_source_shows_no_changes_and_growth_counts() -> None:
         source.write(8 * MIB, b"y" * MIB)
         return False
 
-    watcher = Watcher(source, sample.pieces, sample.picture, Cancel(), clock=lambda: 0.0, wait=lambda _s: False)
+    watcher = Watcher(source, sample.pieces, Cancel(), clock=lambda: 0.0, wait=lambda _s: False)
     assert {changed for _, changed in watcher.run(8.0, lambda _age: None)} == {0.0}
-    growing = Watcher(source, sample.pieces, sample.picture, Cancel(), clock=lambda: 0.0, wait=wait)
+    growing = Watcher(source, sample.pieces, Cancel(), clock=lambda: 0.0, wait=wait)
     assert {changed for _, changed in growing.run(8.0, lambda _age: None)} == {float(MIB)}
+
+
+def test_what_grew_before_the_watching_began_is_no_change() -> None:
+    source = MemorySource(16 * MIB)
+    source.write(0, b"x" * 4 * MIB)
+    sample = Sampler(source, 1, Cancel(), random.Random(2)).run()
+    source.write(8 * MIB, b"y" * MIB)
+    late = Watcher(source, sample.pieces, Cancel(), clock=lambda: 0.0, wait=lambda _s: False)
+    assert {changed for _, changed in late.run(8.0, lambda _age: None)} == {0.0}
 
 
 def test_watching_is_cancelled() -> None:
@@ -123,4 +132,4 @@ def test_watching_is_cancelled() -> None:
     cancel = Cancel()
     cancel.set()
     with pytest.raises(InterruptedTransferError):
-        Watcher(source, sample.pieces, sample.picture, cancel).run(60.0, lambda _age: None)
+        Watcher(source, sample.pieces, cancel).run(60.0, lambda _age: None)

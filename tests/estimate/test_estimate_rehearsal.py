@@ -263,12 +263,12 @@ def test_nobody_else_reads_or_ends_a_rehearsal(served: Receiver) -> None:
 
 
 def test_a_verify_takes_what_the_slower_end_takes_and_each_request_for_ranges_with_unused_pages() -> None:
-    proof = Proof(asking=0.5, each=2.0 / GIB, here=1.0 / GIB)
+    proof = Proof(asking=0.5, each=2.0 / GIB, here=1.0 / GIB, least=1.5 / GIB, most=4.0 / GIB)
     whole = Picture(size=4 * GIB, data=GIB, holes=3 * GIB, unused=0, stored=GIB, compared=2 * GIB)
-    assert proof.seconds(whole, read_rate=1e12) == pytest.approx(0.5 + 4.0, rel=0.01)
-    assert proof.seconds(whole, read_rate=GIB / 4) == pytest.approx(0.5 + 2 * 5.0, rel=0.01)
+    assert proof.span(whole, read_rate=1e12) == pytest.approx((0.5 + 4.0, 0.5 + 3.0, 0.5 + 8.0), rel=0.01)
+    assert proof.span(whole, read_rate=GIB / 4) == pytest.approx((0.5 + 2 * 5.0,) * 3, rel=0.01)
     parted = Picture(size=4 * GIB, data=2 * GIB, holes=0, unused=2 * GIB, stored=GIB, compared=2 * GIB)
-    assert proof.seconds(parted, read_rate=1e12) == pytest.approx(16 * 0.5 + 4.0, rel=0.01)
+    assert proof.span(parted, read_rate=1e12)[0] == pytest.approx(16 * 0.5 + 4.0, rel=0.01)
 
 
 def test_the_receivers_part_is_no_other_work_where_both_are_on_one_machine(served: Receiver) -> None:

@@ -10,7 +10,16 @@ import pytest
 
 from blocksync.cli.forecasts import FORECASTS_SHOWN, beside_the_truth
 from blocksync.engine.outlook import Outlooks, outlook_of
-from blocksync.transfers.convergence import PROVEN, TRIED, UNTRIED, PassFigures, expectation, next_seconds
+from blocksync.transfers.convergence import (
+    PROVEN,
+    TRIED,
+    UNTRIED,
+    PassFigures,
+    change_rate,
+    expectation,
+    next_seconds,
+)
+from blocksync.transfers.figures import skipped
 from blocksync.transfers.forecasts import of_pass, of_verify
 from blocksync.transfers.record import Forecast, TransferRecord, canonical, decode, encode
 from blocksync.transfers.states import TransferState
@@ -61,6 +70,20 @@ def test_a_pass_that_was_begun_again_on_the_way_says_nothing_of_the_next() -> No
     assert even == pytest.approx((2.0, 2.0 / TRIED, 2.0 * TRIED))
     # A miss of the one that broke makes no interval wider, and its time is no floor.
     assert expectation([*passes, dataclasses.replace(walk(200.0, 90.0), broken=True)]) == even
+
+
+def test_a_pass_that_sent_only_a_part_of_what_changed_does_not_tell_how_fast_it_changes() -> None:
+    passes = [FULL, walk(100.0, 2.0, 10 * MIB), walk(110.0, 2.0, 10 * MIB)]
+    assert change_rate(passes) == pytest.approx(MIB)
+    half = dataclasses.replace(walk(130.0, 2.0, 4 * MIB), broken=True)
+    assert change_rate([*passes, half]) == pytest.approx(MIB)
+    assert change_rate([FULL, dataclasses.replace(walk(104.0, 2.0, 4 * MIB), broken=True)]) is not None
+
+
+def test_a_generation_that_no_pass_is_recorded_for_was_committed_as_its_sender_was_stopped() -> None:
+    assert skipped(4, 2)
+    assert not skipped(3, 2)
+    assert not skipped(7, None)
 
 
 def test_who_stands_still_for_the_final_pass_leaves_it_the_machine() -> None:
