@@ -14,6 +14,7 @@ from blocksync.cli.forecasts import beside_the_truth
 from blocksync.cli.parameters import PATH, common
 from blocksync.cli.quantities import show_seconds, show_size
 from blocksync.cli.session import Session
+from blocksync.errors import ReceiptError
 
 if TYPE_CHECKING:
     from blocksync.transfers.receipt import ReceiptInfo
@@ -63,7 +64,7 @@ def show(session: Session, file: Path, state_dir: Path | None) -> int:
     from blocksync import api
 
     info = api.verify_receipt(file, state_dir=state_dir)
-    session.output.result({"command": "receipt show", **dataclasses.asdict(info)}, *_words(info))
+    session.output.result({"command": "receipt show", **dataclasses.asdict(info)}, *words(info))
     return 0
 
 
@@ -77,7 +78,22 @@ def _signers(info: ReceiptInfo) -> list[str]:
     ]
 
 
-def _words(info: ReceiptInfo) -> list[str]:
+def words(info: ReceiptInfo) -> list[str]:
+    """What a receipt says, in lines.
+
+    Raises:
+        ReceiptError: it does not say what a receipt says, whoever signed it: anybody can sign anything.
+    """
+    try:
+        return _lines(info)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError) as error:
+        raise ReceiptError(
+            "the receipt is signed, but is not made of what a receipt says",
+            remedy="compare the fingerprints of both keys: this was not written by blocksync",
+        ) from error
+
+
+def _lines(info: ReceiptInfo) -> list[str]:
     sent, held = info.sender, info.receiver
     lines = [
         (

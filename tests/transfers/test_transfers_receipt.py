@@ -15,12 +15,13 @@ import pytest
 
 from blocksync import api
 from blocksync.api import Cancel, DiskSpec, SendOptions, TransferOptions
+from blocksync.cli.receipts import words
 from blocksync.engine.operation import Operation, already_open
 from blocksync.engine.receipts import obtain
 from blocksync.engine.statedir import prepare
 from blocksync.errors import BlocksyncError, PeerError, ProtocolError, ReceiptError, TrustError
 from blocksync.sources.memory import MemorySource
-from blocksync.transfers.receipt import encode, receiver_message, sender_message, verify
+from blocksync.transfers.receipt import digest_of, encode, receiver_message, sender_message, verify
 from blocksync.transfers.record import DiskRecord, Forecast, PassRecord, VerifyRecord, canonical
 from blocksync.trust.identity import Identity
 from tests.serving import MIB, Receiver, receiver
@@ -142,6 +143,56 @@ def test_neither_end_alone_can_make_one(genuine: bytes, tmp_path: Path) -> None:
     kept = bytes.fromhex(said["signatures"]["sender"])
     with pytest.raises(ReceiptError, match="receiver's certificate"):
         verify(encode(sender, part, certificates=(ours, forger.certificate), signatures=(kept, forged)))
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of all that is in a part."""
+    if path:
+        yield path
+    for key, inner in (
+        value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+    ):
+        yield from _places(inner, (*path, key))
+
+
+def test_a_receipt_that_its_makers_signed_without_saying_what_one_says_is_told_when_it_is_shown(
+    genuine: bytes, tmp_path: Path
+) -> None:
+    """Anybody can make two keys and sign anything with both; what is shown is words, or an error that is ours."""
+    keys = []
+    for name in ("sender", "receiver"):
+        folder = tmp_path / name
+        folder.mkdir(mode=0o700)
+        keys.append(Identity.load_or_create(folder))
+    said = json.loads(genuine)
+    refused = 0
+    for end in ("sender", "receiver"):
+        for place in _places(said[end]):
+            for odd in (None, "x", 1e300, [[]]):
+                parts = json.loads(genuine)
+                sender, part = parts["sender"], parts["receiver"]
+                sender["fingerprint"] = part["sender"] = keys[0].fingerprint.hex()
+                part["fingerprint"] = keys[1].fingerprint.hex()
+                spot: Any = parts[end]
+                for key in place[:-1]:
+                    spot = spot[key]
+                spot[place[-1]] = odd
+                part["sender_sha256"] = digest_of(sender) if place != ("sender_sha256",) else odd
+                signature = keys[1].sign(receiver_message(part))
+                own = keys[0].sign(sender_message(sender, part, signature))
+                raw = encode(
+                    sender,
+                    part,
+                    certificates=(keys[0].certificate, keys[1].certificate),
+                    signatures=(own, signature),
+                )
+                (tmp_path / "receipt.json").write_bytes(raw)
+                try:
+                    info = api.verify_receipt(tmp_path / "receipt.json", state_dir=tmp_path / "sender")
+                    assert all(isinstance(line, str) for line in words(info))
+                except ReceiptError:
+                    refused += 1
+    assert refused > 100
 
 
 def test_the_receiver_signs_only_what_it_holds_for_whom_it_granted(there: Receiver, genuine: bytes) -> None:
