@@ -256,7 +256,7 @@ def clock_skew(date: str | None, now: float) -> float | None:
     """Seconds that a Date header is ahead of ``now``; None where it is none. Its fraction of a second is unknown."""
     if date is None:
         return None
-    with contextlib.suppress(TypeError, ValueError, IndexError):
+    with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
         return email.utils.parsedate_to_datetime(date).timestamp() + 0.5 - now
     return None
 
