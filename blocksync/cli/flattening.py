@@ -58,18 +58,21 @@ def growth(grow: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
     """What ``--grow`` says.
 
     Raises:
-        UsageError: it is not ``LV=SIZE``.
+        UsageError: it is not ``LV=SIZE``, or names a volume twice.
     """
-    found = []
+    found: dict[str, int] = {}
     for text in grow:
         name, equals, size = text.rpartition("=")
         try:
-            found.append((name, parse_size(size)))
+            bytes_wanted = parse_size(size)
         except ValueError as error:
             raise UsageError(f"--grow {text}: {size!r} {error}", remedy="write --grow root=20G") from error
         if not equals or not name:
             raise UsageError(f"--grow {text} names no volume", remedy="write --grow root=20G")
-    return tuple(found)
+        if name in found:
+            raise UsageError(f"--grow names {name} twice", remedy="give each volume's size once")
+        found[name] = bytes_wanted
+    return tuple(found.items())
 
 
 def places(place: tuple[str, ...]) -> tuple[tuple[str, int], ...]:

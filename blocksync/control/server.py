@@ -37,6 +37,7 @@ from blocksync.errors import (
 from blocksync.protocol.messages import (
     CONTROL_VERSION,
     MAX_MESSAGE_BYTES,
+    MAX_PLAN_BYTES,
     CommitRequest,
     ControlPort,
     DivideRequest,
@@ -213,7 +214,10 @@ class ControlServer:
             web.post("/v1/verify", self._verify),
             web.post("/v1/receipt", self._receipt),
             *watching_routes(self._view),
-            web.post("/v1/divide", self._asked(DivideRequest, lambda port, said: port.divide(said).to_json())),
+            web.post(
+                "/v1/divide",
+                self._asked(DivideRequest, lambda port, said: port.divide(said).to_json(), most=MAX_PLAN_BYTES),
+            ),
             web.post("/v1/finish", self._asked(FinishRequest, lambda port, said: port.finish(said))),
             web.post("/v1/removals", self._asked(RemovalRequest, lambda port, said: port.remove_names(said))),
         ]
@@ -263,12 +267,18 @@ class ControlServer:
         view: dict[str, Any] = await self._quick(lambda: self._service.view(None))
         return view
 
-    def _asked(self, kind: type[M], ask: Callable[[ControlPort, M], dict[str, Any]]) -> Handler:
-        """A handler that puts a message to the peer's port, and answers what that does."""
+    def _asked(
+        self, kind: type[M], ask: Callable[[ControlPort, M], dict[str, Any]], *, most: int = MAX_MESSAGE_BYTES
+    ) -> Handler:
+        """A handler that puts a message to the peer's port, and answers what that does.
+
+        Args:
+            most: bytes of the message; read of a known peer alone.
+        """
 
         async def handle(request: web.Request) -> web.Response:
             port = await self._port(request)
-            wanted = kind.from_json(await _json(request))
+            wanted = kind.from_json(await _json(request.clone(client_max_size=most)))
             return web.json_response(await self._work(lambda: ask(port, wanted)))
 
         return handle

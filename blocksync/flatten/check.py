@@ -67,17 +67,6 @@ def _disk_findings(disk: TargetDisk) -> Iterator[Leftover]:
             symptom="the system's LVM activates volumes of this disk beside the partitions",
             fatal=False,
         )
-    uuids = [part.uuid for part in disk.all_parts if part.uuid]
-    twice = sorted({uuid for uuid in uuids if uuids.count(uuid) > 1})
-    if twice:
-        yield Leftover(
-            code="BS1143",
-            rule="copy",
-            where="filesystems",
-            names=tuple(twice),
-            symptom="duplicate UUIDs: the wrong filesystem may be mounted, and XFS refuses the second",
-            fatal=True,
-        )
     attached = _attached(disk)
     if attached:
         yield Leftover(
@@ -105,11 +94,34 @@ def _attached(disk: TargetDisk) -> dict[str, str]:
     return found
 
 
+def _twin_findings(system: System) -> Iterator[Leftover]:
+    """UUIDs that several filesystems bear; it does harm where something means one of them by that."""
+    uuids = [part.uuid for part in system.disk.all_parts if part.uuid]
+    twice = sorted({uuid for uuid in uuids if uuids.count(uuid) > 1})
+    if not twice:
+        return
+    texts = [system.guest.read(path, _MOST_FSTAB_BYTES) or b"" for path in ("/etc/fstab", "/etc/crypttab")]
+    said = [line for text in texts for line in text.decode("utf-8", "surrogateescape").splitlines()]
+    # GRUB looks at the partition of a hint first.
+    said += [line for line in _command_lines(system).splitlines() if "--hint" not in line]
+    meant = [line for line in said if not line.lstrip().startswith("#")]
+    yield Leftover(
+        code="BS1143",
+        rule="copy",
+        where="filesystems",
+        names=tuple(twice),
+        symptom="duplicate UUIDs: the wrong filesystem may be mounted, and XFS refuses the second; give the copy a "
+        "new one on the source: tune2fs -U random, xfs_admin -U generate, swaplabel -U $(uuidgen)",
+        fatal=any(uuid in line for uuid in twice for line in meant),
+    )
+
+
 # -- what boots -------------------------------------------------------------------------------------------------------
 
 
 def _boot_findings(system: System, aliases: AliasMap) -> Iterator[Leftover]:
     yield from loader_findings(system)
+    yield from _twin_findings(system)
     yield from _mount_findings(system, aliases)
     lines = _command_lines(system)
     for path in sorted(system.guest.find("boot/initr*")):

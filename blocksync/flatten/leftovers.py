@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from blocksync.errors import FlattenError
 from blocksync.flatten.aliases import AliasMap
 from blocksync.flatten.changes import FOLDER, RECORD, found_files, kernel_words, misnamed_units, needs_labels
-from blocksync.flatten.rules import ARCHIVED, REMOVED, RULES
+from blocksync.flatten.rules import ARCHIVED, REMOVED, RULES, Rule
 from blocksync.flatten.tree import Guest
 
 _FORMS = re.compile(
@@ -23,6 +23,7 @@ _FORMS = re.compile(
     r"|/dev/disk/by-id/(?:dm-name-|dm-uuid-LVM-|lvm-pv-uuid-)[\w+.-]+"
     r"|/dev/dm-\d+|\blvmid/[\w/-]+|\(lvm/[^)\s]+\)|\brd\.lvm\.[lv][vg]=\S+|\brd_LVM_[LV][VG]=\S+"
 )
+_NUMBER = re.compile(r"/dev/dm-\d+")
 _COMMENT = re.compile(r"^\s*[#;]")
 _MOST_FSTAB_BYTES = 1 << 20
 _MOST_OTHER_BYTES = 256 << 10  # of a file that no rule knows: what is larger is no configuration
@@ -70,6 +71,10 @@ def file_findings(guest: Guest, aliases: AliasMap) -> Iterator[Leftover]:
             foreign = filter(looks_like_volume, text.split() if rule.name == "fstab" and aliases.aliases else ())
             names = leftovers(text, aliases, others=opened.union(foreign))
             seen.add(path)
+            numbers = _numbers(text, aliases)
+            if numbers:
+                yield _numbered(rule, path, numbers)
+                names = [name for name in names if name not in numbers]
             if changed or names:
                 symptom = _boot_symptom(rule.symptom, text, names)
                 yield Leftover(
@@ -91,6 +96,33 @@ def file_findings(guest: Guest, aliases: AliasMap) -> Iterator[Leftover]:
         )
     yield from _stale_findings(guest)
     yield from _other_findings(guest, aliases, seen)
+
+
+def _numbered(rule: Rule, path: str, numbers: tuple[str, ...]) -> Leftover:
+    """A number is given out anew at each boot: which volume it meant, the disks do not tell."""
+    return Leftover(
+        code="BS1153",
+        rule=rule.name,
+        where=path,
+        names=numbers,
+        symptom=f"{rule.symptom}; no repair can tell which volume that was: write UUID=… there, here or on the source",
+        fatal=rule.fatal,
+    )
+
+
+def _numbers(text: str, aliases: AliasMap) -> tuple[str, ...]:
+    """Each ``/dev/dm-N`` in the lines that count that no alias knows."""
+    return tuple(
+        name for name in leftovers(text, aliases) if _NUMBER.fullmatch(name) and aliases.find(name) is None
+    )
+
+
+def unknown_numbers(guest: Guest, aliases: AliasMap) -> Iterator[str]:
+    """Files that name volumes by numbers which nobody knows, in words."""
+    found = {path: _numbers(text, aliases) for rule in RULES for path, text in found_files(guest, rule)}
+    for path, numbers in found.items():
+        if numbers:
+            yield f"{path} names {', '.join(numbers)}; no repair can tell which volume that was: write UUID=… there"
 
 
 def _other_findings(guest: Guest, aliases: AliasMap, seen: set[str]) -> Iterator[Leftover]:

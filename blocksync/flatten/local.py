@@ -42,7 +42,7 @@ def wishes_of(options: FlattenOptions) -> Wishes:
     """What the options ask of a plan."""
     return Wishes(
         table=options.table,
-        grow=dict(options.grow),
+        grow=options.grow,
         encrypted=frozenset(options.encrypted),
         names=options.names,
         targets=1 + len(options.onto),

@@ -89,11 +89,13 @@ def growth(volumes: Sequence[Volume], wishes: Wishes) -> dict[str, int]:
     """Bytes of the partitions that are to be larger than their volumes, by the volumes' paths.
 
     Raises:
-        UsageError: a wish names what is not there, or something smaller.
+        UsageError: a wish names what is not there, something smaller, or a volume for the second time.
     """
     grown: dict[str, int] = {}
-    for name, size in wishes.grow.items():
+    for name, size in wishes.grow:
         found = named_volume(volumes, name, "--grow")
+        if found.path in grown:
+            raise UsageError(f"--grow names {found.path} twice", remedy="give each volume's size once")
         if size < found.size:
             raise UsageError(f"--grow {name}: the volume has {found.size} bytes, and partitions do not shrink")
         grown[found.path] = size

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from blocksync.errors import (
@@ -21,7 +21,8 @@ from blocksync.errors import (
 from blocksync.flatten.aliases import Alias, AliasMap, partition_names, volume_alias
 from blocksync.flatten.kinds import BIOS_BOOT_TYPE, ESP_TYPE, LINUX_TYPE, SWAP_TYPE, SWAPS, blkid_name, type_in
 from blocksync.flatten.placing import Share, flattened_volumes, growth, kept_partitions, shares
-from blocksync.flatten.refusals import Wishes, is_flattened, refusals
+from blocksync.flatten.refusals import Wishes, refusals
+from blocksync.flatten.remarks import printable, remarks, shared_uuids
 from blocksync.flatten.table import ALIGNMENT_BYTES, GPT_ENTRIES, MBR_MOST_PARTITIONS, Slice, table_tail_bytes
 from blocksync.volumes.layout import Layout, Partition
 
@@ -142,23 +143,9 @@ def make_plan(
         room = target_bytes[share.index] if share.index < len(target_bytes) else None
         known = {plan.identity for plan in plans}
         plans.append(_Planning(layout, wanted, share, grow, room, target_sector_bytes, known).plan())
-    notes = [*_notes(layout), *(note for plan in plans for note in plan.notes)]
+    notes = [*remarks(layout), *(note for plan in plans for note in plan.notes)]
     beside = tuple(dataclasses.replace(plan, notes=()) for plan in plans[1:])
     return dataclasses.replace(plans[0], notes=tuple(notes), beside=beside)
-
-
-def _notes(layout: Layout) -> Iterator[str]:
-    """What concerns no single target."""
-    for group in layout.groups:
-        for volume in group.volumes:
-            if volume.visible and not is_flattened(volume):
-                yield f"{volume.path} is a snapshot or a pool: it is left behind"
-    contents = [part.filesystem for _, part in kept_partitions(layout)]
-    contents += [volume.filesystem for volume in flattened_volumes(layout)]
-    uuids = [content.uuid for content in contents if content and content.uuid]
-    twice = sorted({found for found in uuids if uuids.count(found) > 1})
-    if twice:
-        yield f"several filesystems have the UUID {', '.join(twice)}: fstab cannot tell them apart"
 
 
 class _Planning:
@@ -192,6 +179,7 @@ class _Planning:
         self.target_bytes = target_bytes
         self.sector_bytes = sector_bytes
         self.known = known
+        self.shared = shared_uuids(layout)
         self.notes: list[str] = []
         # Whatever identifies the source: the same disks give the same identities.
         seed = "/".join([*(disk.identity for disk in layout.disks), *(group.uuid for group in layout.groups)])
@@ -340,13 +328,19 @@ class _Planning:
             partition=part.number,
             filesystem=content.kind if content else "",
             uuid=content.uuid if content else "",
-            label=content.label if content else "",
+            label=printable(content.label) if content else "",
         )
         names = partition_names(self.wishes.names, key[0], part.number)
         fresh = self._partuuid(table, identity, number, part.name, part)
         if part.uuid and part.uuid != fresh:
             names += (f"PARTUUID={part.uuid}", f"/dev/disk/by-partuuid/{part.uuid}")
-        alias = Alias(names=names, number=number, partuuid=fresh, uuid=copy.uuid, filesystem=blkid_name(content))
+        alias = Alias(
+            names=names,
+            number=number,
+            partuuid=fresh,
+            uuid=self._telling(copy.uuid),
+            filesystem=blkid_name(content),
+        )
         return part.size, kind, part.name, copy, alias if names else None
 
     def _volume_content(
@@ -364,7 +358,7 @@ class _Planning:
             volume=volume.name,
             filesystem=content.kind if content else "",
             uuid=content.uuid if content else "",
-            label=content.label if content else "",
+            label=printable(content.label) if content else "",
         )
         alias = volume_alias(
             group=group.name,
@@ -373,10 +367,15 @@ class _Planning:
             volume_uuid=volume.uuid,
             number=number,
             partuuid=self._partuuid(table, identity, number, name, None),
-            uuid=copy.uuid,
+            uuid=self._telling(copy.uuid),
             filesystem=blkid_name(content),
+            minor=self.wishes.numbers.get(path),
         )
         return volume.size, type_in(table, kind, "gpt", content), name, copy, alias
+
+    def _telling(self, uuid: str) -> str:
+        """A filesystem's UUID, where that means it alone: a name that means two must not stand in fstab."""
+        return "" if uuid in self.shared else uuid
 
     def _partuuid(self, table: str, identity: str, number: int, name: str, old: Partition | None) -> str:
         if table == "mbr":

@@ -27,27 +27,38 @@ class Wishes:
 
     Args:
         table: ``gpt``, ``mbr``, or empty: as the first disk has it, as long as that can describe the result.
-        grow: bytes of the partition of a volume, by ``VG/LV`` or ``LV``; at least the volume's size.
+        grow: bytes of the partition of a volume, by ``VG/LV`` or ``LV``, each once; at least the volume's size.
         encrypted: volumes with LUKS that may move as they are, by ``VG/LV``.
         names: what the system calls each disk (``("/dev/sda",)``), in their order; guessed where there are none.
         targets: how many there are.
         place: the target of a volume, from 1, by ``VG/LV`` or ``LV``; others go where most of them lies.
+        numbers: of volumes as ``/dev/dm-N``, by ``VG/LV``, where the system that runs is the one that is flattened.
     """
 
     table: str = ""
-    grow: Mapping[str, int] = field(default_factory=dict)
+    grow: tuple[tuple[str, int], ...] = ()
     encrypted: frozenset[str] = frozenset()
     names: tuple[tuple[str, ...], ...] = ()
     targets: int = 1
     place: Mapping[str, int] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
 
 def refusals(layout: Layout, wishes: Wishes, target_sector_bytes: int = 512) -> list[FlattenRefusedError]:
     """Each reason why these disks are not flattened."""
     if not layout.groups:
-        why = "; ".join(note for note in (*layout.notes, *(n for disk in layout.disks for n in disk.notes)))
-        return [FlattenNothingError("the disks hold no volume group" + (f" ({why})" if why else ""))]
+        return [_nothing(layout)]
     found: list[FlattenRefusedError] = []
+    names = [group.name for group in layout.groups]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        # /dev/VG/LV then means two volumes, in fstab as well as here.
+        uuids = ", ".join(group.uuid for group in layout.groups if group.name == name)
+        found.append(
+            FlattenRefusedError(
+                f"several volume groups are named {name}: {uuids}",
+                remedy="name only the disks of one system, or rename a group on the source: vgrename UUID NEWNAME",
+            )
+        )
     for group in layout.groups:
         found += _group_refusals(group, wishes)
     for disk in layout.disks:
@@ -58,6 +69,36 @@ def refusals(layout: Layout, wishes: Wishes, target_sector_bytes: int = 512) -> 
                 )
             )
     return found
+
+
+_BELOW = {"luks": "encrypted with LUKS", "md": "a member of a software RAID"}
+_BELOW_REMEDIES = {
+    "luks": "what is inside LUKS is not looked at: send the disks as they are, they open and boot as they did",
+    "md": "name the assembled array instead of its members, beside the disk that boots: /dev/md0",
+}
+
+
+def closed(layout: Layout) -> Iterator[tuple[str, str, str]]:
+    """``(disk, part of it, kind)`` of what may hold a volume group that cannot be seen from outside."""
+    for disk in layout.disks:
+        if not disk.table and disk.filesystem is not None and disk.filesystem.kind in _BELOW:
+            yield disk.name, "the disk", disk.filesystem.kind
+        for part in disk.partitions:
+            if not part.physical and part.filesystem is not None and part.filesystem.kind in _BELOW:
+                yield disk.name, f"partition {part.number}", part.filesystem.kind
+
+
+def called_closed(where: str, what: str, kind: str) -> str:
+    """One of :func:`closed`, in words."""
+    return f"{what} of {where} is {_BELOW[kind]}"
+
+
+def _nothing(layout: Layout) -> FlattenNothingError:
+    shut = list(closed(layout))
+    notes = [*layout.notes, *(note for disk in layout.disks for note in disk.notes)]
+    why = "; ".join([*(called_closed(*each) for each in shut), *notes])
+    message = "the disks hold no volume group" + (f" ({why})" if why else "")
+    return FlattenNothingError(message, remedy=_BELOW_REMEDIES[shut[0][2]] if shut else None)
 
 
 def _group_refusals(group: Group, wishes: Wishes) -> Iterator[FlattenRefusedError]:

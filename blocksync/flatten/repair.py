@@ -20,6 +20,7 @@ from blocksync.flatten.changes import (
 )
 from blocksync.flatten.grow import grow_filesystem
 from blocksync.flatten.initramfs import rebuild_initramfs
+from blocksync.flatten.leftovers import unknown_numbers
 from blocksync.flatten.mounts import privately
 from blocksync.flatten.plan import Plan
 from blocksync.flatten.system import System, TargetDisk, Touch, assembled, look_at
@@ -146,7 +147,7 @@ def _repair_system(
         changed=tuple((change.rule, change.path) for change in changes),
         diff=diff(changes),
         loaders=loaders.done,
-        notes=(*system.notes, *loaders.notes),
+        notes=(*system.notes, *loaders.notes, *unknown_numbers(system.guest, aliases)),
     )
 
 

@@ -28,7 +28,7 @@ from blocksync.flatten.plan import Copy, Plan
 from blocksync.flatten.sources import Taking, is_live, pieces, plan_for
 from blocksync.options import DiskSpec, FlattenOptions, TransferOptions
 from blocksync.platforms.likeness import marks_of
-from blocksync.protocol.messages import CONTROL_VERSION, MAX_MESSAGE_BYTES, DivideRequest, FinishRequest
+from blocksync.protocol.messages import CONTROL_VERSION, MAX_PLAN_BYTES, DivideRequest, FinishRequest
 from blocksync.results import FlattenResult, GroupResult
 from blocksync.sources.base import Source
 from blocksync.transfers.figures import TransferResult
@@ -150,10 +150,11 @@ def _plan(disks: Sequence[Source], flatten: FlattenOptions) -> Plan:
         FlattenRefusedError: it does not, or the layout.
     """
     plan = plan_for(disks, wishes_of(flatten), target_sector_bytes=disks[0].sector_bytes)
-    if len(json.dumps(record.to_json(plan))) > MAX_MESSAGE_BYTES - _OTHER_FIELDS_BYTES:
+    if len(json.dumps(record.to_json(plan))) > MAX_PLAN_BYTES - _OTHER_FIELDS_BYTES:
         raise FlattenRefusedError(
             f"{len(plan.placed())} volumes and partitions are more than one plan can tell a receiver",
-            remedy="flatten on one machine with blocksync flatten, or send the disks as they are",
+            remedy="send each volume group's disks apart, to a target of its own; or flatten on one machine with "
+            "blocksync flatten",
         )
     return plan
 

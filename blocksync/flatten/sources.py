@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from blocksync.extents import Extent
 from blocksync.flatten.aliases import mapper_name
+from blocksync.flatten.placing import flattened_volumes
 from blocksync.flatten.plan import Copy, Plan, make_plan
 from blocksync.flatten.refusals import Wishes
 from blocksync.sources import open_source
@@ -42,7 +44,8 @@ def plan_for(
     names = wishes.names
     if not names and all(disk.name.startswith("/dev/") for disk in disks):
         names = tuple(device_names(disk.name) for disk in disks)
-    wanted = dataclasses.replace(wishes, names=names)
+    numbers = wishes.numbers or (running_numbers(layout) if names else {})
+    wanted = dataclasses.replace(wishes, names=names, numbers=numbers)
     return make_plan(layout, wanted, target_bytes=target_bytes, target_sector_bytes=target_sector_bytes)
 
 
@@ -55,6 +58,23 @@ def device_names(path: str) -> tuple[str, ...]:
             links = (os.path.join(folder, name) for name in os.listdir(folder))
             names |= {link for link in links if os.path.realpath(link) == real}
     return tuple(sorted(names))
+
+
+def running_numbers(layout: Layout, folder: str = "/dev/mapper", root: str = "/") -> dict[str, int]:
+    """What the running system calls each volume as ``/dev/dm-N``, by ``VG/LV``.
+
+    Numbers are given out anew at each boot. They mean the same in a system's configuration only where that system is
+    the one that runs: nothing is told unless its root is one of the volumes.
+    """
+    found: dict[str, int] = {}
+    for volume in flattened_volumes(layout):
+        with contextlib.suppress(OSError):
+            info = os.stat(os.path.join(folder, mapper_name(volume.group, volume.name)))
+            if stat.S_ISBLK(info.st_mode):
+                found[volume.path] = info.st_rdev
+    if os.stat(root).st_dev not in found.values():
+        return {}
+    return {path: os.minor(device) for path, device in found.items()}
 
 
 def is_live(copy: Copy) -> str:

@@ -19,6 +19,8 @@ MAX_TEXT_CHARACTERS = 1024
 MAX_HEX_CHARACTERS = 16 << 10  # the marks of VerifyRequest.skip, for 256 MiB
 # Far above what any message needs; the HTTP layer refuses larger bodies before they are read.
 MAX_MESSAGE_BYTES = 64 << 10
+# The one message that lists volumes; 128 partitions, as many as a GPT has, with the longest names that LVM allows.
+MAX_PLAN_BYTES = 512 << 10
 MAX_PORT = 65535
 # Bytes that a field has, in whichever message; others are bounded by MAX_HEX_CHARACTERS.
 FIELD_BYTES = {"run": 16, "session": 16, "token": 32, "manifest_id": 16, "key": 32, "root": 16}

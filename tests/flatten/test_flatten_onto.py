@@ -423,7 +423,7 @@ def test_a_slot_that_holds_something_else_keeps_the_others_unwritten(
 def test_more_volumes_than_a_plan_can_tell_are_refused_before_anything_is_written(
     disks: list[Path], targets: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blocksync.flatten.sending.MAX_MESSAGE_BYTES", 10 << 10)
+    monkeypatch.setattr("blocksync.flatten.sending.MAX_PLAN_BYTES", 10 << 10)
     needed = sizes(disks)
     with (
         receiving(targets[0], tmp_path, create=needed[0], beside=offered(targets, needed)) as where,
@@ -474,6 +474,8 @@ def test_the_receiver_counts_slots_itself(disks: list[Path], targets: list[Path]
         ["flatten", "a.img", "b.img", "--place", "=2"],
         ["flatten", "a.img", "b.img", "--place", "home=two"],
         ["flatten", "a.img", "b.img", "--place", "home=1", "--place", "home=2"],
+        ["flatten", "a.img", "b.img", "--grow", "home=1G", "--grow", "home=2G"],
+        ["send", "a.img", "--to", "host", "--flatten", "--grow", "home=1G", "--grow", "home=1G"],
         ["flatten", "a.img", "--onto", "c.img"],
         ["flatten", "--check", "--repair", "a.img"],
         ["flatten", "a.img", "b.img", "--onto", "c.img", "--overwrite", "d.img"],

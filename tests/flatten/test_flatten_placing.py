@@ -203,7 +203,7 @@ def test_the_target_that_is_too_small_is_named() -> None:
 def test_growth_makes_the_target_of_its_volume_larger() -> None:
     there = two(volume("root", pv0=4), volume("home", pv1=8))
     before = make_plan(there, Wishes(targets=2))
-    after = make_plan(there, Wishes(targets=2, grow={"home": 12 * GIB}))
+    after = make_plan(there, Wishes(targets=2, grow=(("home", 12 * GIB),)))
     assert after.size == before.size
     assert after.beside[0].size == before.beside[0].size + 4 * GIB
     assert (after.grown, after.beside[0].grown) == ((), (1,))

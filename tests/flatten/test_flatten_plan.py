@@ -193,11 +193,12 @@ def test_snapshots_and_hidden_volumes_stay_behind() -> None:
 
 
 def test_a_partition_can_be_larger_than_its_volume() -> None:
-    plan = make_plan(simple(volume("root", GIB)), Wishes(grow={"root": 3 * GIB}))
+    plan = make_plan(simple(volume("root", GIB)), Wishes(grow=(("root", 3 * GIB),)))
     number = plan.copies[-1].to
     assert plan.slice(number).size == 3 * GIB
     assert plan.grown == (number,)
-    for wrong in ({"root": MIB}, {"nothing": GIB}):
+    twice = (("root", 3 * GIB), ("vg0/root", 4 * GIB))
+    for wrong in ((("root", MIB),), (("nothing", GIB),), twice, (twice[0], twice[0])):
         with pytest.raises(UsageError):
             make_plan(simple(volume("root", GIB)), Wishes(grow=wrong))
 
