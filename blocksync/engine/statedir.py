@@ -46,20 +46,28 @@ def default_state_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/blocksync")
     base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "blocksync"
+    try:
+        return (Path(base) if base else Path.home() / ".local" / "state") / "blocksync"
+    except RuntimeError as error:  # a user that the system does not know, without HOME
+        raise StateError(
+            "this user has no home folder for blocksync's state",
+            remedy=f"name one: --state-dir DIR, or {VARIABLE}=DIR",
+        ) from error
 
 
 def prepare(state_dir: Path | None) -> Path:
     """The state folder as an absolute path, made with mode 0700 where it is missing.
 
     Raises:
-        StateError: it cannot be made.
+        StateError: it cannot be made, or nobody knows where.
     """
     path = (state_dir if state_dir is not None else default_state_dir()).absolute()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise from_os_error(error, StateError, f"cannot make the state folder {path}") from error
+        told = from_os_error(error, StateError, f"cannot make the state folder {path}")
+        told.remedy = f"name another one: --state-dir DIR, or {VARIABLE}=DIR"
+        raise told from error
     return path
 
 

@@ -160,8 +160,10 @@ def _mark(number: int) -> str:
     if len(fields) < 7:
         return ""
     boot = text_of(Path("/proc/sys/kernel/random/boot_id"))
-    # Fields 5 to 8 count completed writes; diskseq changes when another medium takes the device's name.
-    return f"{boot}:{text_of(at / 'diskseq')}:{fields[4]}:{fields[6]}"
+    # Fields 7 and 14 count the sectors that were written and discarded (Documentation/block/stat.rst; older kernels
+    # have no 14). Not the requests: a flush, as a verify begins with, is one of no sectors.
+    # diskseq changes when another medium takes the device's name.
+    return f"{boot}:{text_of(at / 'diskseq')}:{fields[6]}:{':'.join(fields[13:14])}"
 
 
 def held(path: str) -> bool:

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from cli_processes import LIMIT_SECONDS, command, environment, fails
 
+from blocksync.engine.statedir import prepare
+from blocksync.errors import StateError
+
 # Runs the command with what it opens for writing noted, since nobody hears it where its streams are closed.
 NOTED = """
 import os, sys
@@ -62,3 +65,18 @@ def test_a_pipe_that_is_named_like_an_image_is_not_waited_for(folder: Path) -> N
     os.mkfifo(pipe)
     fails(command("inspect", pipe, "--json"), 4, "is no file")
     fails(command("copy", pipe, folder / "t", "--create", "--state-dir", folder / "s", "--json"), 4, "is no file")
+
+
+def test_without_a_home_or_where_none_can_be_made_a_state_folder_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    for name in ("getuid", "geteuid"):
+        monkeypatch.setattr(os, name, lambda: 4321987)
+    with pytest.raises(StateError) as told:
+        prepare(None)
+    assert "--state-dir" in told.value.remedy
+    with pytest.raises(StateError) as told:
+        prepare(Path("/proc/nowhere"))
+    assert "--state-dir" in told.value.remedy

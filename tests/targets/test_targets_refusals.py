@@ -337,3 +337,21 @@ def test_partitions_of_one_disk_are_copied_to_each_other(tmp_path: Path) -> None
             copy(f"{disk}#2", first, wanted)
         done = copy(first, second, wanted)
         assert done.size == 4 * MIB
+
+
+def test_a_devices_mark_changes_with_each_write_and_discard_and_with_no_flush(device: str) -> None:
+    with open_target(device) as target:
+        target.write(0, memoryview(b"x" * 4096))
+        target.sync()
+        first = target.write_mark()
+        assert first
+        for _ in range(3):
+            target.sync()  # as a verify begins
+        assert target.write_mark() == first
+        with open(device, "r+b") as other:
+            other.write(b"y" * 4096)
+            other.flush()
+            os.fsync(other.fileno())
+        second = target.write_mark()
+        run("blkdiscard", "--force", "--offset", str(MIB), "--length", str(MIB), device)
+        assert len({first, second, target.write_mark()}) == 3
