@@ -168,6 +168,11 @@ def _change_lines(found: ChangeFigures) -> list[str]:
     told = f"told by the source's dirty map ({found.tracker})" if found.tracker else "by reading samples again"
     if not found.rate:
         lines = [f"changes: none in {show_seconds(found.watched)}, {told}"]
+    elif found.steady:
+        said = (
+            f"changes: {show_rate(found.rate)}, no less at the end of {show_seconds(found.watched)} than at first"
+        )
+        lines = [said, f"  {told}"]
     else:
         lines = [
             f"changes: {show_rate(found.rate)} at first, up to {show_size(found.hot)} that is written again and again",

@@ -140,7 +140,7 @@ def predict(picture: Picture, packed: Packed, rehearsal: Rehearsal, *, read_rate
 
 
 def _with_extremes(transfer: Range, data: int, rehearsal: Rehearsal, read_rate: float) -> Range:
-    """As fast, or as slow, as it was for a second: there are machines with two paces.
+    """As fast, or as slow, as it was for a while: there are machines with two paces.
 
     Memory is one reason. A virtual machine fills pages that its host has still to find at half the pace of those that
     it has just given back, and which of them a pass meets hangs on what ran before it.

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.verify import DIGEST_BYTES, PIECE_BYTES, piece_digests
 from blocksync.engine.windows import WINDOW_BYTES
 from blocksync.errors import BlocksyncError
+from blocksync.estimate.paces import extremes
 from blocksync.estimate.sampling import Picture
 from blocksync.estimate.trial import TrialDisk
 from blocksync.protocol.messages import CONTROL_VERSION, ControlPort, OpenAnswer, VerifyRequest
@@ -22,7 +23,6 @@ from blocksync.protocol.messages import CONTROL_VERSION, ControlPort, OpenAnswer
 # Long enough to see a second pace: what is read at first may find memory that was just given back.
 PROOF_SECONDS = 4.0
 MOST_BYTES = 2 << 30
-STRETCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Proof:
     Args:
         asking: seconds until a request was answered; reading begins then.
         each: seconds a byte of both ends together; here: of this end's digesting alone, without reading.
-        least, most: ``each`` in any half second.
+        least, most: ``each`` at the fastest and at the slowest pace that held for a while.
     """
 
     asking: float
@@ -96,31 +96,18 @@ def prove(control: ControlPort, answer: OpenAnswer, disk: TrialDisk, written: in
         return None
     if not marks:
         return None
-    done, ended = marks[-1]
+    ended, done = marks[-1]
     each = (ended - answered) / done
-    paces = _paces([(0, answered), *marks]) or [each]
-    return Proof(
-        asking=answered - began, each=each, here=digesting / done, least=min(*paces, each), most=max(*paces, each)
-    )
-
-
-def _paces(marks: Sequence[tuple[int, float]]) -> list[float]:
-    """Seconds a byte in each stretch of at least :data:`STRETCH_SECONDS`."""
-    found: list[float] = []
-    for at, (before, began) in enumerate(marks):
-        later = next((mark for mark in marks[at + 1 :] if mark[1] - began >= STRETCH_SECONDS), None)
-        if later is None:
-            break
-        found.append((later[1] - began) / (later[0] - before))
-    return found
+    slowest, fastest = extremes([(answered, 0), *marks], 1 / each)
+    return Proof(asking=answered - began, each=each, here=digesting / done, least=1 / fastest, most=1 / slowest)
 
 
 def _both(
     theirs: Iterator[bytes], disk: TrialDisk, request: VerifyRequest, deadline: float
-) -> tuple[list[tuple[int, float]], float]:
+) -> tuple[list[tuple[float, int]], float]:
     """Bytes that both ends had digested at times until then, and the seconds this end took for all of them."""
     held = done = 0
-    marks: list[tuple[int, float]] = []
+    marks: list[tuple[float, int]] = []
     digesting = 0.0
     ours = piece_digests(disk, 0, request.length, PIECE_BYTES, request.key)
     try:
@@ -134,7 +121,7 @@ def _both(
                 if not part:
                     return [], 0.0
                 held += len(part)
-            marks.append((done, time.monotonic()))
+            marks.append((time.monotonic(), done))
     finally:
         close = getattr(theirs, "close", None)
         if close is not None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from blocksync.engine.cancel import Cancel
 from blocksync.engine.sending import Pass, Route, Transfer
 from blocksync.errors import BlocksyncError
+from blocksync.estimate.paces import extremes
 from blocksync.estimate.proof import Proof, prove
 from blocksync.estimate.trial import TrialDisk
 from blocksync.kernels import DigestKind
@@ -32,8 +33,6 @@ from blocksync.transports.link import Link
 LOOK_SECONDS = 0.05
 # Parts of the tail whose rates are compared.
 WINDOWS = 6
-# A rate that holds for so long may hold for a whole pass.
-STRETCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,18 +126,8 @@ class Rehearsal:
         return None
 
     def extremes(self) -> tuple[float, float]:
-        """The least and the most bytes of the disk a second in any :data:`STRETCH_SECONDS` of it; at least 1."""
-        found: list[float] = []
-        ends = iter(self.moments)
-        end = next(ends)
-        for begin in self.moments:
-            while end.seconds - begin.seconds < STRETCH_SECONDS:
-                later = next(ends, None)
-                if later is None:
-                    return min(found, default=self.done_rate), max(found, default=self.done_rate)
-                end = later
-            found.append(max((end.done - begin.done) / (end.seconds - begin.seconds), 1.0))
-        return min(found), max(found)
+        """The least and the most bytes of the disk a second that held for a while."""
+        return extremes([(moment.seconds, moment.done) for moment in self.moments], self.done_rate)
 
     def rates(self, windows: int, of: Callable[[Moment], int] = lambda moment: moment.done) -> list[float]:
         """Bytes of the disk, or what ``of`` counts, a second in as many equal parts of the tail."""

@@ -145,8 +145,9 @@ def _link(link: LinkFigures) -> str:
 def _changes(found: ChangeFigures) -> Iterator[str]:
     if found.points and found.rate:
         fitted = Curve(rate=found.rate, hot=found.hot)
+        tends = "no less at the end" if found.steady else f"up to {size(found.hot)} are written again and again"
         said = (
-            f"<p>{rate(found.rate)} at first; up to {size(found.hot)} are written again and again. "
+            f"<p>{rate(found.rate)} at first; {tends}. "
             f"Dots: what differed after so long, in {seconds(found.watched)} of watching, "
             + (
                 f"as the source's dirty map told ({escape(found.tracker)})</p>"

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from blocksync.options import DEFAULT_CONNECTIONS, AskCode, ProgressCallback
 
+# What changes tends to more than so many times what was seen of it: how much was not seen.
+ENDLESS = 4.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EstimateOptions:
@@ -147,6 +150,11 @@ class ChangeFigures:
     pause: Range | None
     needed: float | None
     tracker: str = ""
+
+    @property
+    def steady(self) -> bool:
+        """Whether it grew by as much at the end of the watching as at first: nobody saw then where ``hot`` lies."""
+        return self.hot > ENDLESS * max((changed for _, changed in self.points), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

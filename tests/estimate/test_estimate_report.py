@@ -96,6 +96,17 @@ class Strict(HTMLParser):
             assert self.open.pop() == tag
 
 
+def test_where_no_end_of_the_changes_was_seen_none_is_told() -> None:
+    found = result().changes
+    assert found is not None
+    assert not found.steady
+    assert any("written again and again" in line for line in summary(result()))
+    steady = result(changes=dataclasses.replace(found, hot=40.0 * GIB))
+    assert any("no less at the end of" in line for line in summary(steady))
+    assert "no less at the end" in page(steady)
+    assert "40" not in "".join(line for line in summary(steady) if line.startswith("changes"))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
