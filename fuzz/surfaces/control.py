@@ -12,6 +12,7 @@ from blocksync.engine import slot as slot_module
 from blocksync.engine.port import PeerPort
 from blocksync.engine.receiver import Receiver
 from blocksync.engine.slot import Slot
+from blocksync.errors import BlocksyncError
 from blocksync.protocol.messages import FIELD_BYTES, CommitRequest, OpenRequest, VerifyRequest
 from blocksync.targets.memory import MemoryTarget
 from fuzz.memory import MemoryFolder
@@ -19,6 +20,7 @@ from fuzz.surfaces import Surface
 
 SIZE = 1 << 20
 slot_module.ABANDONED_SECONDS = 0.0  # nobody is waited for
+RIGHT_ROOT = 251
 PEER = Peer(fingerprint=bytes(32), name="peer")
 TEMPTING = (0, 1, 2, 511, 512, 4096, 65536, SIZE, SIZE - 512, SIZE + 512, 1 << 24, 1 << 25, 1 << 40, (1 << 63) - 1)
 _hints = functools.cache(get_type_hints)
@@ -72,17 +74,29 @@ def run(data: bytes) -> None:
     receiver = Receiver({"a": slot}, lambda _peer, name: name == "a", lambda _progress: None)
     port = PeerPort(receiver, PEER)
     session = bytes(16)
+    refused: BlocksyncError | None = None
     try:
         for _ in range(4):
             if not numbers.left():
                 break
-            session = _ask(port, numbers, numbers.byte() % 8, session)
+            try:
+                session = _ask(port, slot, numbers, session)
+            except BlocksyncError as error:
+                # Who means harm goes on with the next request.
+                refused = error
     finally:
         receiver.close()
+    if refused is not None:
+        raise refused
 
 
-def _ask(port: PeerPort, numbers: Numbers, what: int, session: bytes) -> bytes:
-    if what < 3:
+def _ask(port: PeerPort, slot: Slot, numbers: Numbers, session: bytes) -> bytes:
+    choice = numbers.byte()
+    what = choice % 8
+    if choice == RIGHT_ROOT and slot.store is not None:
+        # What is committed adds up: a sender that means harm can count, too.
+        port.commit(session, CommitRequest(root=slot.store.map.root()))
+    elif what < 3:
         return port.open(numbers.message(OpenRequest)).session
     if what == 3:
         port.commit(session, numbers.message(CommitRequest))
@@ -101,13 +115,34 @@ def _ask(port: PeerPort, numbers: Numbers, what: int, session: bytes) -> bytes:
     return session
 
 
+def _said(kind: Any, **wanted: Any) -> bytes:
+    """The bytes of which :meth:`Numbers.message` makes this message."""
+    said = b""
+    for name, hint in _hints(kind).items():
+        if hint is bool:
+            said += bytes((wanted.get(name, False),))
+        elif hint is int:
+            said += bytes((TEMPTING.index(wanted.get(name, 0)),))
+        elif hint is str:
+            said += bytes((TEXTS.index(wanted.get(name, "")),))
+        else:
+            length = FIELD_BYTES.get(name, wanted.get(name, 0))
+            said += bytes((length, *bytes(length)))
+    return said
+
+
 def seeds() -> Iterator[bytes]:
-    good = bytes((0, 0, 0, 1, 3, 3, 7, 4, 6, 1, 1, 1, 0))
-    yield good
-    yield (
-        bytes((0, 0, 1)) + bytes(16) + bytes((1, 3, 3, 7, 4, 6, 1, 1, 0)) + bytes((6,)) + bytes((3, 0)) + bytes(16)
-    )
-    yield bytes((4, 0, 1, 7, 0, 7, 6, 1)) + bytes(32)
+    facts = {"slot": "a", "size": SIZE, "sector_bytes": 512, "connections": 1}
+    for digest in (1, 2):
+        for block in (4096, 65536):
+            begun = b"\0" + _said(OpenRequest, block_bytes=block, digest=digest, **facts)
+            yield begun + b"\x05\1\x06"
+            yield begun + bytes((RIGHT_ROOT,)) + begun + bytes((RIGHT_ROOT,))
+            yield begun + b"\3" + _said(CommitRequest) + b"\7"
+    looked = {"slot": "a", "size": SIZE, "length": SIZE, "key": 32}
+    for piece in (4096, 65536):
+        yield b"\4" + _said(VerifyRequest, piece_bytes=piece, **looked) + b"\4" + bytes(60)
+    yield b"\0" + _said(OpenRequest, block_bytes=65536, digest=1, **{**facts, "rehearsal": True})
     yield bytes((5, 1))
 
 
