@@ -1,8 +1,8 @@
 """What a filesystem of a target is mounted from, where the kernel's loop device alone does not do.
 
-Two cases: a logical volume whose segments lie apart, which device-mapper joins, and NTFS, which a program of its own
-mounts. Neither outlives this process for long, however that ends: the devices are marked to go with their last user,
-and the kernel ends the program when the thread that started it is gone.
+Two cases: a logical volume that is striped or whose segments lie apart, which device-mapper joins, and NTFS, which a
+program of its own mounts. Neither outlives this process for long, however that ends: the devices are marked to go with
+their last user, and the kernel ends the program when the thread that started it is gone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from blocksync.errors import BlocksyncError, GuestMountError
@@ -24,6 +25,31 @@ _SECTOR_BYTES = 512
 _NAP_SECONDS = 0.05
 _MOUNT_SECONDS = 120.0
 _GO_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A run of a volume, on one range of a disk or striped over several ranges of one length.
+
+    Args:
+        length: bytes of the run.
+        offsets: of its ranges on the disk, in bytes, in the order of the stripes.
+        stripe_bytes: how much lies on a range before the next one's turn; of no meaning with one range.
+    """
+
+    length: int
+    offsets: tuple[int, ...]
+    stripe_bytes: int = 0
+
+    @property
+    def range_bytes(self) -> int:
+        """Of each range."""
+        return self.length // len(self.offsets)
+
+    def sectors(self) -> bool:
+        """Whether all of it lies on whole sectors, as device-mapper wants it."""
+        numbers = (self.length, self.range_bytes, self.stripe_bytes, *self.offsets)
+        return not any(number % _SECTOR_BYTES for number in numbers)
 
 
 @contextlib.contextmanager
@@ -60,12 +86,12 @@ def looped(path: str, offset: int = 0, size: int = 0) -> Iterator[tuple[str, Cal
 
 
 @contextlib.contextmanager
-def joined(path: str, pieces: Sequence[tuple[int, int]]) -> Iterator[str]:
+def joined(path: str, pieces: Sequence[Piece]) -> Iterator[str]:
     """Ranges of a disk as one device, for the block.
 
     Args:
         path: of the disk.
-        pieces: ``(offset, length)`` of each, in bytes.
+        pieces: in their order.
 
     Raises:
         GuestMountError: this machine has no device-mapper, or it refuses.
@@ -73,20 +99,31 @@ def joined(path: str, pieces: Sequence[tuple[int, int]]) -> Iterator[str]:
     doing = "cannot join the pieces of a volume"
     name = f"blocksync-pieces-{secrets.token_hex(4)}"
     with contextlib.ExitStack() as exits:
-        # A loop device for each: one over the whole disk would show its physical volume, and LVM would activate it.
-        loops = [exits.enter_context(looped(path, offset, length)) for offset, length in pieces]
-        lines, at = [], 0
-        for (loop, _), (_, length) in zip(loops, pieces, strict=True):
-            lines.append(f"{at // _SECTOR_BYTES} {length // _SECTOR_BYTES} linear {loop} 0\n")
-            at += length
+        lines, at, releases = [], 0, []
+        for piece in pieces:
+            # A loop device for each range: one over the whole disk would show its physical volume, and LVM would
+            # activate it.
+            ranges = [exits.enter_context(looped(path, offset, piece.range_bytes)) for offset in piece.offsets]
+            releases += [release for _, release in ranges]
+            lines.append(_line(at, piece, [loop for loop, _ in ranges]))
+            at += piece.length
         run_tool(["dmsetup", "create", name], GuestMountError, doing, stdin="".join(lines))
         try:
-            for _, release in loops:
+            for release in releases:
                 release()
             yield f"/dev/mapper/{name}"
         finally:
             # udev may be looking at it: then it goes when udev is done.
             run_tool(["dmsetup", "remove", "--deferred", name], GuestMountError, doing)
+
+
+def _line(at: int, piece: Piece, loops: Sequence[str]) -> str:
+    """A line of device-mapper's table, for a piece that begins at a byte of the volume."""
+    place = f"{at // _SECTOR_BYTES} {piece.length // _SECTOR_BYTES}"
+    legs = " ".join(f"{loop} 0" for loop in loops)
+    if len(loops) == 1:
+        return f"{place} linear {legs}\n"
+    return f"{place} striped {len(loops)} {piece.stripe_bytes // _SECTOR_BYTES} {legs}\n"
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from blocksync.errors import GuestMountError
-from blocksync.flatten.attaching import joined, looped, ntfs_mounted
+from blocksync.flatten.attaching import Piece, joined, looped, ntfs_mounted
 from blocksync.flatten.tree import FolderTree
 
 _CLONE_NEWNS = 0x00020000
@@ -45,7 +45,7 @@ class Place:
         offset, size: bytes.
         kind: of its filesystem.
         uuid: of it.
-        pieces: ``(offset, length)`` in bytes where it does not lie in one piece; ``offset`` is that of the first.
+        pieces: where it does not lie in one range; ``offset`` is that of the first.
     """
 
     path: str
@@ -53,7 +53,7 @@ class Place:
     size: int
     kind: str
     uuid: str = ""
-    pieces: tuple[tuple[int, int], ...] = ()
+    pieces: tuple[Piece, ...] = ()
 
 
 def privately(work: Callable[[], T]) -> T:

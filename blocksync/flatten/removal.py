@@ -21,24 +21,26 @@ from blocksync.errors import (
     BlocksyncError,
     GuestFileError,
     GuestMountError,
+    LayoutDamagedError,
     LayoutError,
     ProtocolError,
     TargetError,
     from_os_error,
 )
+from blocksync.flatten.attaching import Piece
 from blocksync.flatten.mounts import Place, mounted, privately
 from blocksync.targets.base import Target
 from blocksync.volumes import lvm_groups
 from blocksync.volumes.filesystems import Filesystem, detect
-from blocksync.volumes.layout import Disk, Part, read_disk
+from blocksync.volumes.layout import Disk, read_disk
+from blocksync.volumes.lvm_groups import SECTOR_BYTES, Group, LogicalVolume
 from blocksync.volumes.lvm_mapping import open_volume
 from blocksync.volumes.patterns import out_of_volume
 from blocksync.volumes.reader import FileReader, Reader, Window, resolve
 
 _MOUNTABLE = frozenset(("ext2", "ext3", "ext4", "xfs", "ntfs"))  # those that files are left out of
 _MOST_NAMES = 5000  # of one request; a sender makes several
-_MOST_PIECES = 64  # of a volume: loop devices
-_SECTOR_BYTES = 512
+_MOST_RANGES = 64  # of a volume: loop devices
 _MOST_CHARACTERS = 4096  # of a path, as the kernel's PATH_MAX
 _MOST_DEPTH = 128  # two descriptors each
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -145,69 +147,85 @@ def _found(path: str, offset: int, size: int, places: dict[str, Any]) -> dict[st
         reader = Window(FileReader(descriptor), offset, size)
         disk, physical = read_disk(path, reader)
         found: dict[str, Place | str] = {}
-        for place, there, filesystem in _filesystems(reader, disk, physical, places):
-            if filesystem is None or filesystem.kind not in _MOUNTABLE:
-                kind = filesystem.kind if filesystem is not None else "what is there"
-                found[place] = f"{kind} is not mounted for this"
-            elif isinstance(there, str):
-                found[place] = there
-            else:
-                found[place] = _place(path, there, filesystem)
+        for place, pieces, filesystem in _filesystems(offset, disk, places):
+            found[place] = _place(path, pieces, filesystem)
+        if any("/" in place for place in places):
+            for group in lvm_groups.read_groups(part.device for part in physical):
+                for volume in group.volumes.values():
+                    name = f"{group.name}/{volume.name}"
+                    if name in places:
+                        found[name] = _volume(path, group, volume)
         return found
     finally:
         os.close(descriptor)
 
 
-def _place(path: str, there: Reader, filesystem: Filesystem) -> Place | str:
-    pieces = _pieces(there)
-    if not pieces or any(offset % _SECTOR_BYTES or length % _SECTOR_BYTES for offset, length in pieces):
+def _filesystems(
+    base: int, disk: Disk, places: dict[str, Any]
+) -> Iterator[tuple[str, list[Piece], Filesystem | None]]:
+    """``(place, pieces, filesystem)`` of the disk and its partitions, those that are named."""
+    if "" in places:
+        yield "", [Piece(length=disk.size, offsets=(base,))], disk.filesystem
+    for partition in disk.partitions:
+        if str(partition.number) in places:
+            pieces = [Piece(length=partition.size, offsets=(base + partition.offset,))]
+            yield str(partition.number), pieces, partition.filesystem
+
+
+def _volume(path: str, group: Group, volume: LogicalVolume) -> Place | str:
+    try:
+        there = open_volume(group, volume.name)
+        return _unwritable(group, volume) or _place(path, _pieces(group, volume), detect(there))
+    except LayoutError as error:
+        return error.message
+
+
+def _place(path: str, pieces: list[Piece], filesystem: Filesystem | None) -> Place | str:
+    if filesystem is None or filesystem.kind not in _MOUNTABLE:
+        return f"{filesystem.kind if filesystem is not None else 'what is there'} is not mounted for this"
+    if not pieces or not all(piece.sectors() for piece in pieces):
         return "it lies in too many or too small pieces"
+    alone = len(pieces) == len(pieces[0].offsets) == 1
     return Place(
         path=path,
-        offset=pieces[0][0],
-        size=there.size,
+        offset=pieces[0].offsets[0],
+        size=sum(piece.length for piece in pieces),
         kind=filesystem.kind,
-        pieces=tuple(pieces) if len(pieces) > 1 else (),
+        pieces=() if alone else tuple(pieces),
     )
 
 
-def _pieces(reader: Reader) -> list[tuple[int, int]]:
-    """``(offset, length)`` on the disk of what a volume is made of, in its order; none where they are too many."""
-    found: list[tuple[int, int]] = []
-    for base, at, length in resolve(reader, 0, reader.size):
-        if base is None or len(found) > _MOST_PIECES:
+def _pieces(group: Group, volume: LogicalVolume) -> list[Piece]:
+    """What a linear or striped volume is made of, in its order; none where that is too much.
+
+    Raises:
+        LayoutError: it does not lie where its group says.
+    """
+    found: list[Piece] = []
+    for segment in volume.segments:
+        legs = segment.section.pairs("stripes")
+        length = segment.extent_count * group.extent_bytes
+        if not legs or length % len(legs):
             return []
-        if found and sum(found[-1]) == at:
-            found[-1] = (found[-1][0], found[-1][1] + length)
+        offsets = [_at(group.area(name), first * group.extent_bytes, length // len(legs)) for name, first in legs]
+        stripe = segment.section.number("stripe_size") * SECTOR_BYTES if len(legs) > 1 else 0
+        last = found[-1] if found else None
+        if last and len(last.offsets) == len(legs) == 1 and last.offsets[0] + last.length == offsets[0]:
+            found[-1] = Piece(length=last.length + length, offsets=last.offsets)
         else:
-            found.append((at, length))
-    return found
+            found.append(Piece(length=length, offsets=tuple(offsets), stripe_bytes=stripe))
+    return found if sum(len(piece.offsets) for piece in found) <= _MOST_RANGES else []
 
 
-def _filesystems(
-    whole: Reader, disk: Disk, physical: list[Part], places: dict[str, Any]
-) -> Iterator[tuple[str, Reader | str, Filesystem | None]]:
-    """``(place, reader, filesystem)`` of those that are named; a text in place of a reader says why there is none."""
-    if "" in places:
-        yield "", whole, disk.filesystem
-    for partition in disk.partitions:
-        if str(partition.number) in places:
-            there = Window(whole, partition.offset, partition.size)
-            yield str(partition.number), there, partition.filesystem
-    if not any("/" in place for place in places):
-        return
-    for group in lvm_groups.read_groups(part.device for part in physical):
-        for volume in group.volumes.values():
-            name = f"{group.name}/{volume.name}"
-            if name in places:
-                try:
-                    reader = open_volume(group, volume.name)
-                except LayoutError:
-                    continue
-                yield name, (_unwritable(group, volume) or reader), detect(reader)
+def _at(area: Reader, offset: int, length: int) -> int:
+    """Where a range of a physical volume lies on its disk, which it does in one piece."""
+    ((base, at, count),) = resolve(area, offset, length)
+    if base is None or count != length:
+        raise LayoutDamagedError("a segment does not lie on its physical volume")
+    return at
 
 
-def _unwritable(group: lvm_groups.Group, volume: lvm_groups.LogicalVolume) -> str:
+def _unwritable(group: Group, volume: LogicalVolume) -> str:
     """Why a volume's blocks must not be written where they lie; empty where nothing else depends on them."""
     if any(shot.origin == volume.name for shot in group.snapshots.values()):
         return "a snapshot stands on it"

@@ -39,7 +39,6 @@ from blocksync.manifest.folder import OsFolder
 from blocksync.protocol.messages import CONTROL_VERSION, RemovalRequest
 from blocksync.targets import open_target
 from blocksync.volumes import files
-from blocksync.volumes.reader import BytesReader, Concatenated
 from tests.devices import image, loop_device, need_root, released, run
 from tests.vm.wire import receiving
 
@@ -257,22 +256,18 @@ def test_a_volume_in_pieces_is_joined_or_told(tmp_path: Path, monkeypatch: pytes
         raise GuestMountError("no device-mapper here")
 
     monkeypatch.setattr(attaching, "run_tool", run_tool)
-    pieces = removal._pieces(
-        Concatenated([(0, MIB, BytesReader(bytes(4 * MIB)), MIB), (MIB, MIB, BytesReader(bytes(MIB)), 0)], 2 * MIB)
-    )
-    assert pieces == [(MIB, MIB), (0, MIB)]
+    pieces = [
+        attaching.Piece(length=MIB, offsets=(MIB,)),
+        attaching.Piece(length=2 * MIB, offsets=(4 * MIB, 6 * MIB), stripe_bytes=16 << 10),
+    ]
     with pytest.raises(GuestMountError, match="no device-mapper"), attaching.joined(str(path), pieces):
         raise AssertionError("it is joined")
-    lines = [line.split() for line in asked[0][1].splitlines()]
-    # Each piece is a loop device of its own: one over all of the disk would show LVM what lies on it.
-    assert [line[:3] + line[4:] for line in lines] == [
-        ["0", "2048", "linear", "0"],
-        ["2048", "2048", "linear", "0"],
-    ]
-    assert len({line[3] for line in lines}) == 2
+    (linear, striped) = [line.split() for line in asked[0][1].splitlines()]
+    # Each range is a loop device of its own: one over all of the disk would show LVM what lies on it.
+    assert linear[:3] + linear[4:] == ["0", "2048", "linear", "0"]
+    assert striped[:5] + striped[6::2] == ["2048", "4096", "striped", "2", "32", "0", "0"]
+    assert len({linear[3], *striped[5::2]}) == 3
     assert not run("losetup", "-j", path)
-    # What lies nowhere cannot be written to.
-    assert removal._pieces(Concatenated([(0, MIB, BytesReader(bytes(MIB)), 0)], 2 * MIB)) == []
 
 
 def test_an_ntfs_of_a_windows_that_was_not_shut_down_is_left_alone(tmp_path: Path) -> None:
