@@ -14,11 +14,13 @@ KIB64 = 64 << 10
 SIZE = 16 * MIB
 SLOTS = ("classic", "thin", "one", "two", "three", "files", "small", "killed", "era", "gone", "gonethin")
 SLOTS += ("step", "step-thin", "alone-thin")
-# Random places of a volume are written, a few sectors each, so that each touches two blocks at most.
-WRITES = 8
+# Whole blocks of a volume are written, and random places, a few sectors each, so that each touches two blocks at most.
+BLOCKS, WRITES = 40, 8
 SCATTER = f"""
 import os, random, sys
 disk = os.open(sys.argv[1], os.O_RDWR)
+for block in random.sample(range({SIZE // KIB64}), {BLOCKS}):
+    os.pwrite(disk, os.urandom({KIB64}), block * {KIB64})
 for _ in range({WRITES}):
     at = random.randrange({SIZE} // 512 - 16) * 512
     os.pwrite(disk, os.urandom(random.randrange(1, 16) * 512), at)
