@@ -18,6 +18,11 @@ from blocksync.volumes.files import MOST_NAMED
 from blocksync.volumes.patterns import Rules, in_volume
 from blocksync.volumes.reader import SourceReader
 
+_NOTHING_MATCHED = (
+    "no file that can be left out matches the patterns: a path begins at the root of its filesystem, wherever that is "
+    "mounted"
+)
+
 
 class AllocatedSource(Source):
     """Reads another source; what no filesystem uses is told as unused.
@@ -128,9 +133,12 @@ def allocated(source: Source, *, all_blocks: bool, exclude: Sequence[str] = ()) 
     parts = found.excluded.items()
     named = [(in_volume(place, name), size) for place, part in parts for name, size in part.names]
     names = [in_volume(place, name) for place, part in parts for name in part.matched]
+    notes = list(found.notes)
+    if not names and any(not rule.keep for rule in rules.rules):
+        notes.append(_NOTHING_MATCHED)
     return Allocated(
         source=AllocatedSource(source, found),
-        notes=tuple(found.notes),
+        notes=tuple(notes),
         excluded=tuple(named[:MOST_NAMED]),
         excluded_files=sum(part.files for _, part in parts),
         excluded_bytes=sum(part.total for _, part in parts),

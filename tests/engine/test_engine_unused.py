@@ -225,6 +225,7 @@ def test_excluded_files_cost_nothing_and_are_listed(tmp_path: Path) -> None:
     result = copy(str(disk), str(target), options)
     assert (result.excluded, result.excluded_files) == ((("/var/big.iso", 16 * MIB),), 1)
     assert result.excluded_bytes == 16 * MIB
+    assert result.notes == ()
     assert 16 * MIB < result.changed < 18 * MIB
     assert subprocess.run(["e2fsck", "-fn", target], capture_output=True, check=False).returncode == 0
     with mounted(target, tmp_path / "here") as folder:
@@ -233,3 +234,9 @@ def test_excluded_files_cost_nothing_and_are_listed(tmp_path: Path) -> None:
         assert (folder / "var/big.iso").read_bytes().count(0) > 15 * MIB
     with pytest.raises(UsageError, match="one of both"):
         copy(str(disk), str(target), CopyOptions(state_dir=tmp_path / "state", exclude=("*",), all_blocks=True))
+    # As where /srv is a filesystem of its own: its paths do not begin with it.
+    with open_source(str(disk)) as base:
+        view = allocated(base, all_blocks=False, exclude=("/srv/var/",))
+        assert (view.excluded_names, len(view.notes)) == ((), 1)
+        assert "no file that can be left out matches" in view.notes[0]
+        assert allocated(base, all_blocks=False, exclude=("+ /var/",)).notes == ()

@@ -15,7 +15,7 @@ from tests.vm.package import COMMAND
 
 
 def small(result: dict[str, Any], blocks: int = BLOCKS) -> bool:
-    """Whether at most twice as much was read as was written in so many blocks, the sample of what did not change too."""
+    """Whether at most twice as much was read as so many blocks, which were written; with the sample of the others."""
     return blocks * KIB64 <= int(result["read"]) <= 2 * blocks * KIB64
 
 
