@@ -17,9 +17,12 @@ from blocksync.limits import Schedule, parse_schedule
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_LEVEL = 19
+# What the system's calls take at most: an offset in a file, and (by far) a wait.
+MAX_BYTES = (1 << 63) - 1
+MAX_SECONDS = 36_500 * 86_400.0
 
 
-def sized(least: int = 1, most: int | None = None) -> Callable[[str], int]:
+def sized(least: int = 1, most: int = MAX_BYTES) -> Callable[[str], int]:
     """A kind of value: bytes, as ``4096``, ``64K`` or ``1.5G``.
 
     Args:
@@ -31,7 +34,7 @@ def sized(least: int = 1, most: int | None = None) -> Callable[[str], int]:
             size = parse_size(text)
         except ValueError as error:
             raise click.BadParameter(f"{text!r} {error}") from error
-        if size < least or (most is not None and size > most):
+        if not least <= size <= most:
             raise click.BadParameter(f"{text!r} is too {'small' if size < least else 'large'}")
         return size
 
@@ -70,8 +73,8 @@ def duration(least: float = 0.0) -> Callable[[str], float]:
         if match is None:
             raise click.BadParameter(f"{text!r} is no time; write for example 30s, 15m or 2h")
         seconds = float(match[1]) * _UNITS[match[2] or "s"]
-        if seconds < least:
-            raise click.BadParameter(f"{text!r} is too short")
+        if not least <= seconds <= MAX_SECONDS:
+            raise click.BadParameter(f"{text!r} is too {'short' if seconds < least else 'long'}")
         return seconds
 
     return convert

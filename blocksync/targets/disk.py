@@ -7,6 +7,7 @@ something is mounted or stacked; files are locked, so that two of ours cannot wr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -38,12 +39,18 @@ SCRATCH_SHARE = 4
 
 
 def create_image(path: str, size: int) -> None:
-    """Make a new sparse file of ``size`` bytes, durably."""
+    """Make a new sparse file of ``size`` bytes, durably; nothing is left of one that cannot be made."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
-            os.ftruncate(descriptor, size)
+            # More than an offset holds is refused by the system as the largest one is.
+            os.ftruncate(descriptor, min(size, (1 << 63) - 1))
             os.fsync(descriptor)
+        except OSError:
+            # Windows removes no file that is open, and has the next try find it, as it would after a kill.
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
         finally:
             os.close(descriptor)
         sync_folder(Path(path).absolute().parent)

@@ -18,7 +18,7 @@ from blocksync.cli import codes, receiving
 from blocksync.cli.display import LineDisplay, line_of
 from blocksync.cli.grid import draw
 from blocksync.cli.output import Output
-from blocksync.cli.parameters import levels
+from blocksync.cli.parameters import duration, levels, sized
 from blocksync.cli.quantities import parse_size, show_rate, show_seconds, show_size
 from blocksync.cli.speed import WINDOW_SECONDS, Speed, ratio
 from blocksync.errors import TargetError, UsageError
@@ -53,6 +53,16 @@ class Clock:
 )
 def test_sizes_that_are_read(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+def test_sizes_and_times_are_no_larger_than_what_a_system_call_takes() -> None:
+    assert sized()("8388607T") == 8388607 << 40
+    for text in ("8388608T", "9999999999999T"):
+        with pytest.raises(click.BadParameter, match="too large"):
+            sized()(text)
+    assert duration()("36500d") == 36_500 * 86_400
+    with pytest.raises(click.BadParameter, match="too long"):
+        duration()("999999999d")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from blocksync.api import CopyOptions, FlattenOptions, copy, flatten
 from blocksync.errors import TargetError, TargetRefusedError
 from blocksync.platforms import sysfs
 from blocksync.targets import open_target
+from blocksync.targets.disk import create_image
 from tests.devices import image, loop_device, need_root, run
 
 MIB = 1 << 20
@@ -227,6 +228,13 @@ def test_creating_does_not_touch_what_is_there(tmp_path: Path) -> None:
     refused(path, create_size=SIZE)
     assert path.read_bytes()[:8] == b"precious"
     assert path.stat().st_size == MIB
+
+
+@pytest.mark.parametrize("size", [(1 << 63) - 512, 1 << 63, 10**30])
+def test_an_image_larger_than_a_file_can_be_is_refused_and_nothing_of_it_is_left(tmp_path: Path, size: int) -> None:
+    with pytest.raises(TargetError, match="cannot create"):
+        create_image(str(tmp_path / "image"), size)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_created_image_is_sparse_and_private(tmp_path: Path) -> None:
