@@ -16,7 +16,13 @@ from test_flatten_plan import GIB, MIB, bios_mbr, disk, group, partition, simple
 
 from blocksync import api
 from blocksync.engine.reach import Reach
-from blocksync.errors import BlocksyncError, FlattenNothingError, FlattenRefusedError, FlattenSpaceError
+from blocksync.errors import (
+    BlocksyncError,
+    FlattenNothingError,
+    FlattenRefusedError,
+    FlattenSpaceError,
+    GuestMountError,
+)
 from blocksync.flatten import record
 from blocksync.flatten.aliases import AliasMap
 from blocksync.flatten.configuration import edit_fstab
@@ -30,6 +36,7 @@ from blocksync.options import FlattenOptions
 from blocksync.protocol.messages import CONTROL_VERSION, MAX_MESSAGE_BYTES, MAX_PLAN_BYTES, DivideRequest
 from blocksync.volumes.layout import Filesystem, Layout
 from tests.devices import image, need_root, replace_bytes
+from tests.vm.apart import data_disk
 from tests.vm.base import run
 from tests.vm.systems import Lv, Recipe, disks_of, fs_uuid
 from tests.vm.wire import receiving
@@ -265,3 +272,35 @@ def test_a_hundred_volumes_are_told_to_a_receiver_in_one_plan(tmp_path: Path) ->
         assert not reach.control.divide(wanted).anew
     listed = run("sfdisk", "--dump", tmp_path / "target.img")
     assert listed.count("start=") == len(plan.slices) == 102
+
+
+def test_a_group_that_fills_a_disk_and_holds_nothing_but_swap(tmp_path: Path) -> None:
+    need_root()
+    tree = copied("debian", "before", tmp_path / "tree")
+    root = fs_uuid(RECIPE, "lv-root")
+    (tree / "etc/fstab").write_text(f"UUID={root} / ext4 defaults 0 1\n/dev/vg-data/swap none swap sw 0 0\n")
+    (tree / "etc/crypttab").unlink()
+    (tree / "etc/grub.d/40_custom").unlink()
+    (tree / "boot/grub/grub.cfg").write_text(f"linux /boot/vmlinuz root=UUID={root} ro resume=/dev/vg-data/swap\n")
+    for unit in (tree / "etc/systemd/system").glob("*.swap"):
+        unit.unlink()
+    content = tmp_path / "root.ext4"
+    run("mkfs.ext4", "-q", "-F", "-U", root, "-d", tree, image(content, 48 * MIB))
+    first = image(tmp_path / "first.img", 50 * MIB)
+    subprocess.run(["sfdisk", "-q", first], input="start=1MiB, size=48MiB, bootable\n", text=True, check=True)
+    with first.open("r+b") as file:
+        file.seek(MIB)
+        file.write(content.read_bytes())
+    second = data_disk(RECIPE, [Lv(name="swap", where="swap", kind="swap", mib=8)], tmp_path)
+    target = tmp_path / "target.img"
+    options = FlattenOptions(create=True, state_dir=tmp_path / "state")
+    result = api.flatten([str(first), str(second)], str(target), options)
+    assert [name for _, name in result.partitions] == ["disk 1 partition 1", "vg-data/swap"]
+    swap = fs_uuid(RECIPE, "data/swap")
+    assert f"UUID={swap} none swap" in read(target, "/etc/fstab")
+    assert f"resume=UUID={swap}" in read(target, "/boot/grub/grub.cfg")
+    assert not fatal(target)
+    # The disk of the group alone holds no system: its content is copied, and the repair says what it lacks.
+    with pytest.raises(GuestMountError) as caught:
+        api.flatten([str(second)], str(tmp_path / "alone.img"), options)
+    assert "--no-repair" in caught.value.remedy
