@@ -98,7 +98,9 @@ def _nothing(layout: Layout) -> FlattenNothingError:
     notes = [*layout.notes, *(note for disk in layout.disks for note in disk.notes)]
     why = "; ".join([*(called_closed(*each) for each in shut), *notes])
     message = "the disks hold no volume group" + (f" ({why})" if why else "")
-    return FlattenNothingError(message, remedy=_BELOW_REMEDIES[shut[0][2]] if shut else None)
+    # The layout's own notes tell of groups that are there and cannot be put together.
+    unread = "name each disk of the groups once, and no clone beside its original" if layout.notes else None
+    return FlattenNothingError(message, remedy=_BELOW_REMEDIES[shut[0][2]] if shut else unread)
 
 
 def _group_refusals(group: Group, wishes: Wishes) -> Iterator[FlattenRefusedError]:
@@ -117,7 +119,7 @@ def _group_refusals(group: Group, wishes: Wishes) -> Iterator[FlattenRefusedErro
 
 def _volume_refusal(volume: Volume, wishes: Wishes) -> FlattenRefusedError | None:
     what = f"the logical volume {volume.path}"
-    kind = volume.type
+    kind = volume.type.partition("+")[0]  # flags follow: cache+CACHE_USES_CACHEVOL
     refused: FlattenRefusedError | None = None
     if kind in ("cache", "writecache"):
         refused = FlattenCacheError(f"{what} has a cache that may hold data which is not on the volume yet")

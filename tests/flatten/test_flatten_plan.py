@@ -214,7 +214,10 @@ def test_a_partition_can_be_larger_than_its_volume() -> None:
         (simple(volume("root", GIB, type="raid5", code="BS1005", refusal="has been reshaped")), FlattenMotionError),
         (simple(volume("root", GIB, type="raid1", code="BS1005", refusal="no leg in sync")), FlattenUnsyncedError),
         (simple(volume("root", GIB, type="cache")), FlattenCacheError),
+        (simple(volume("root", GIB, type="cache+CACHE_USES_CACHEVOL")), FlattenCacheError),
+        (simple(volume("root", GIB, type="writecache")), FlattenCacheError),
         (simple(volume("root", GIB, type="vdo")), FlattenVdoError),
+        (simple(volume("root", GIB), volume("vpool0", GIB, "", type="vdo-pool")), FlattenVdoError),
         (simple(volume("root", GIB, "luks")), FlattenEncryptedError),
         (simple(volume("root", GIB, "", code="BS1002", refusal="of a type that is not read")), FlattenRefusedError),
         (

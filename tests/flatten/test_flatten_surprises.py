@@ -126,6 +126,12 @@ def test_what_hides_a_group_is_told(kind: str, said: str, remedy: str) -> None:
     assert any(said in note for note in make_plan(dataclasses.replace(beside, disks=(more,))).notes)
 
 
+def test_a_disk_named_twice_is_not_told_to_hold_nothing() -> None:
+    with pytest.raises(FlattenNothingError, match="two devices") as caught:
+        make_plan(Layout(disks=(disk(),), notes=("the volume groups cannot be read: two devices are …",)))
+    assert "each disk of the groups once" in caught.value.remedy
+
+
 def test_a_label_that_cannot_be_printed_does_not_make_the_plan_unusable() -> None:
     odd = Filesystem(kind="ext4", uuid="uuid-root", label="a\tb\x1b[2J\ufffd")
     plan = make_plan(simple(volume("root", GIB, filesystem=odd)))

@@ -3,8 +3,8 @@
 ``python -m tests.vm.flattening [--local | --rebuild | --negative] [--results FILE] [SYSTEM…]`` runs all that are
 named, or all there are (then also ``data-disk``, ``bios-mbr`` with a disk of data that fstab names by device, two that
 rebuild their initramfs, those of ``APART``, which go onto two targets, ``live`` and ``live-thin``, which are in use
-while they are sent, and ``secure``, with Secure Boot on), and writes a line of JSON each. Without ``--local`` a system
-goes over TLS on loopback, as ``blocksync send --flatten`` sends it.
+while they are sent, ``twin``, with a clone of its root beside it, and ``secure``, with Secure Boot on), and writes a
+line of JSON each. Without ``--local`` a system goes over TLS on loopback, as ``blocksync send --flatten`` sends it.
 """
 
 from __future__ import annotations
@@ -341,9 +341,10 @@ def jobs_of(words: list[str], *, local: bool, rebuild: bool) -> list[Job]:
     """What the words of the command line ask for, by name."""
     from tests.vm.live import LIVE, live
     from tests.vm.secure import CASES, secure
+    from tests.vm.twin import twin
 
-    every = [*RECIPES, "data-disk", *APART, *([] if local else (*LIVE, "secure"))]
-    named = [name for name in (*every, *LIVE, "secure") if name in words]
+    every = [*RECIPES, "data-disk", *APART, *([] if local else (*LIVE, "secure", "twin"))]
+    named = [name for name in (*every, *LIVE, "secure", "twin") if name in words]
     chosen = named or every
     if "--negative" in words:
         return [(case[0], functools.partial(negative, *case)) for case in NEGATIVES if case[0] in chosen]
@@ -358,6 +359,7 @@ def jobs_of(words: list[str], *, local: bool, rebuild: bool) -> list[Job]:
     if not local and not named:
         jobs += [(name, functools.partial(run, RECIPES[name], local=True, rebuild=True)) for name in REBUILT]
     jobs += [(name, functools.partial(live, name)) for name in LIVE if name in chosen]
+    jobs += [("twin", twin)] if "twin" in chosen else []
     jobs += [(f"secure-{case}", functools.partial(secure, case)) for case in CASES if "secure" in chosen]
     return jobs
 
