@@ -550,7 +550,10 @@ def from_os_error(
     number = error.errno
     if kind is TargetError and number in (errno.ENOSPC, errno.EDQUOT):
         kind = OutOfSpaceError
-    reason = os.strerror(number) if number else (str(error) or type(error).__name__)
+    # Numbers below zero are the resolver's, which the system's table does not have.
+    reason = (
+        os.strerror(number) if number and number > 0 else (error.strerror or str(error) or type(error).__name__)
+    )
     if kind is SourceError and number in _MEDIUM_ERRORS:
         return UnreadableError(f"{doing}: {reason}", safe=safe)
     remedy = _REMEDIES.get(number) if number is not None else None

@@ -215,6 +215,8 @@ def listen(host: str, port: int, what: str, option: str) -> socket.socket:
     except OSError as error:
         mapped = from_os_error(error, NetworkError, f"cannot listen on the {what} port {port}")
         mapped.remedy = f"stop what uses it, or choose another with {option}"
+        if error.errno is not None and (error.errno < 0 or error.errno == errno.EADDRNOTAVAIL):
+            mapped.remedy = "give --listen an address that this machine has, or leave it out for all of them"
         raise mapped from error
     sock.setblocking(False)
     return sock

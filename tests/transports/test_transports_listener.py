@@ -223,3 +223,11 @@ def test_a_receiver_with_another_key_is_refused_before_hello(reach: Reach, sessi
     context = client_context(reach._identity, pin=bytes(32))
     with pytest.raises(TrustError):
         connect(Dial("127.0.0.1", session.data_port, context), bytes(32), timeout=10)
+
+
+@pytest.mark.parametrize("host", ["a..b", "203.0.113.1"])
+def test_an_address_that_is_not_of_this_machine_is_told_as_that(host: str) -> None:
+    with pytest.raises(NetworkError) as caught:
+        listener.listen(host, 0, "data", "--data-port")
+    assert "--listen" in str(caught.value.remedy)
+    assert "Unknown error" not in caught.value.message
