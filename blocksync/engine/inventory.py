@@ -11,11 +11,13 @@ from blocksync.engine.cancel import Cancel
 from blocksync.engine.rehash import claim_content
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import slot_folder
-from blocksync.errors import InterruptedTransferError, StateDamagedError, StateError
+from blocksync.errors import InterruptedTransferError, StateError, TargetError
 from blocksync.geometry import Geometry
 from blocksync.kernels import DigestKind
+from blocksync.manifest.base import surviving_header
 from blocksync.manifest.folder import OsFolder
-from blocksync.manifest.store import SlotStore
+from blocksync.manifest.format import Header
+from blocksync.manifest.store import MANIFEST_FILE, SlotStore
 from blocksync.results import Progress
 from blocksync.targets import open_target
 
@@ -50,18 +52,19 @@ def rebuild_slot(
     if not path.is_dir():
         raise StateError(f"there is no slot {slot} in {state}", remedy="blocksync manifest lists the slots")
     with OsFolder(path) as folder:
-        try:
-            old = SlotStore.load_or_none(folder)
-        except StateDamagedError:
-            old = None
+        old = _what_it_was_for(folder)
         with open_target(
             target_path, overwrite=Slot.holds_state(folder), state_dir=state, watching=cancel.watching
         ) as target:
+            if old is not None and old.geometry.size > target.size:
+                raise TargetError(
+                    f"slot {slot} is of {old.geometry.size} bytes, {target_path} has {target.size}",
+                    remedy="name the slot's own target, and see whether somebody made it smaller",
+                    safe="nothing was changed",
+                )
             geometry = old.geometry if old is not None else Geometry(target.size, sector_bytes=target.sector_bytes)
             kind = old.kind if old is not None else DigestKind.XXH3
             identity = old.source_identity if old is not None else ""
-            if old is not None:
-                old.close()
             for name in folder.list():
                 folder.remove(name)
             store = SlotStore.create(folder, geometry, kind, source_identity=identity)
@@ -83,6 +86,13 @@ def rebuild_slot(
             finally:
                 store.close()
     return facts
+
+
+def _what_it_was_for(folder: OsFolder) -> Header | None:
+    """Source and geometry, which a target that is larger than its source does not tell; None where they are lost."""
+    if not folder.exists(MANIFEST_FILE):
+        return None
+    return surviving_header(folder.open(MANIFEST_FILE))
 
 
 def _facts(name: str, store: SlotStore, path: Path) -> dict[str, Any]:

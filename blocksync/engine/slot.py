@@ -260,8 +260,11 @@ class Slot:
             # Rebuilt from the target alone: whatever it claims was read there, whose ever disk it is.
             store.adopt(identity)
         if store.source_identity != identity and not request.replace:
+            whose = f"a copy of another disk ({store.source_identity})"
+            if not store.source_identity:
+                whose = f"{store.geometry.size} bytes of a disk that it does not know, not {request.size}"
             raise PeerError(
-                f"slot {self.name} holds a copy of another disk ({store.source_identity})",
+                f"slot {self.name} holds {whose}",
                 remedy="send to another slot, or consent with --replace to overwrite that copy",
             )
         same_layout = (store.geometry.size, store.kind) == (request.size, kind)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from blocksync.errors import StateDamagedError
 from blocksync.manifest.folder import DurableFile, Folder
-from blocksync.manifest.format import ENTRY, HEADER_BYTES, Header, SegmentState, claimed_in, entry, payload_bytes
+from blocksync.manifest.format import (
+    ENTRY,
+    HEADER_BYTES,
+    HEADER_VERSIONS,
+    Header,
+    SegmentState,
+    claimed_in,
+    entry,
+    payload_bytes,
+)
 
 if TYPE_CHECKING:
     from blocksync.manifest.working import BlockMap
@@ -18,6 +27,16 @@ _ENTRIES_AT_ONCE = 4096
 _STATES = bytes(SegmentState)
 # 255 for a state whose entry may not count claims, 0 for one whose entry does.
 _COUNTLESS = bytes(0 if state == SegmentState.STORED else 255 for state in range(256))
+
+
+def surviving_header(file: DurableFile) -> Header | None:
+    """What a manifest was for, also where its table is damaged or of an older format; closes the file."""
+    try:
+        return Header.decode(file.pread(0, HEADER_BYTES), HEADER_VERSIONS)
+    except StateDamagedError:
+        return None
+    finally:
+        file.close()
 
 
 class ManifestFile:

@@ -13,6 +13,8 @@ from blocksync.geometry import DIGEST_BYTES, PAGE_DIGEST_BYTES, Geometry
 from blocksync.kernels import DigestKind
 
 FORMAT_VERSION = 2
+# Those whose header is laid out as here: what a slot was for is known of them, though not what it holds.
+HEADER_VERSIONS = (1, FORMAT_VERSION)
 MANIFEST_MAGIC = b"BSMANIF1"
 HEADER_BYTES = 4096
 HEADER = struct.Struct("<8sII16sQIIQQIIQ32s16sQHH")
@@ -120,8 +122,8 @@ class Header:
         return bytes(page)
 
     @classmethod
-    def decode(cls, page: bytes) -> Header:
-        """Read a header page.
+    def decode(cls, page: bytes, versions: tuple[int, ...] = (FORMAT_VERSION,)) -> Header:
+        """Read a header page of one of these formats.
 
         Raises:
             StateDamagedError: its checksum does not match, or a field is out of range.
@@ -132,10 +134,11 @@ class Header:
             raise StateDamagedError("the manifest's header is damaged: its checksum does not match")
         (_, version, complete, manifest_id, generation, block, sector, size, covered, kind, table, epoch, key, root,
          _, identity_length, mark_length) = HEADER.unpack_from(page)  # fmt: skip
-        if version != FORMAT_VERSION:
+        if version not in versions:
             raise StateDamagedError(
                 f"the manifest has format {version}, this version of blocksync knows {FORMAT_VERSION}",
-                remedy="use the version of blocksync that wrote it",
+                remedy="use the version of blocksync that wrote it, or make the manifest anew by reading the target: "
+                "blocksync manifest rebuild SLOT --target PATH",
             )
         if max(generation, covered, epoch) > MAX_COUNTER:
             raise StateDamagedError("the manifest's header is damaged: a counter is out of range")

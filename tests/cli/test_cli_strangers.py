@@ -1,17 +1,19 @@
-"""How a stranger may call it: streams that are closed, names of any bytes, pipes where files are meant."""
+"""How a stranger may call it: closed streams, names of any bytes, pipes for files, state of another version."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
-from cli_processes import LIMIT_SECONDS, command, environment, fails
+from cli_processes import LIMIT_SECONDS, MIB, command, environment, fails, receiver
 
 from blocksync.engine.statedir import prepare
 from blocksync.errors import StateError
+from blocksync.manifest.format import HEADER_BYTES
 
 # Runs the command with what it opens for writing noted, since nobody hears it where its streams are closed.
 NOTED = """
@@ -80,3 +82,36 @@ def test_without_a_home_or_where_none_can_be_made_a_state_folder_is_asked_for(
     with pytest.raises(StateError) as told:
         prepare(Path("/proc/nowhere"))
     assert "--state-dir" in told.value.remedy
+
+
+@pytest.mark.parametrize("harm", ["format 1", "table"])
+def test_state_of_an_older_format_or_with_a_damaged_table_is_rebuilt_for_its_source(
+    folder: Path, disk: Path, harm: str
+) -> None:
+    with receiver(folder, size=7 * MIB) as there:
+        near = ("--to", there.to, "--state-dir", folder / "s", "--json")
+        assert command("send", disk, *near, "--code", there.code).code == 0
+        there.run.end(15)
+        ports = (there.listening["control_port"], there.listening["data_port"])
+    manifest = there.state / "slots" / "disk" / "manifest"
+    raw = bytearray(manifest.read_bytes())
+    if harm == "table":
+        raw[HEADER_BYTES] ^= 0x55
+    else:
+        raw[8:12] = (1).to_bytes(4, "little")
+        raw[HEADER_BYTES - 4 : HEADER_BYTES] = zlib.crc32(raw[: HEADER_BYTES - 4]).to_bytes(4, "little")
+    manifest.write_bytes(raw)
+    state = ("--target", there.target, "--state-dir", there.state, "--json")
+    assert (
+        "manifest rebuild"
+        in fails(command("recv", "--target", f"disk={there.target}", *state[2:], "--listen", "127.0.0.1"), 6)[
+            "remedy"
+        ]
+    )
+    rebuilt = command("manifest", "rebuild", "disk", *state)
+    assert rebuilt.code == 0, rebuilt
+    assert rebuilt.last["size"] == 4 * MIB
+    with receiver(folder, size=7 * MIB, ports=ports):
+        again = command("send", disk, *near)
+        assert again.code == 0, again
+        assert again.last["changed"] == 0
