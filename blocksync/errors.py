@@ -271,7 +271,7 @@ class StateError(BlocksyncError):
 
 class StateDamagedError(StateError):
     code = "BS0601"
-    default_remedy = "rebuild it by reading the target: blocksync manifest rebuild SLOT"
+    default_remedy = "make it anew by reading the target: blocksync manifest rebuild SLOT --target PATH"
 
 
 class StateBusyError(StateError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from blocksync.engine.sender import Sender
 from blocksync.engine.sending import Route
 from blocksync.engine.slot import Slot
 from blocksync.engine.statedir import local_folder
-from blocksync.errors import BlocksyncError
+from blocksync.errors import BlocksyncError, StateDamagedError
 from blocksync.manifest.cache import ManifestCopy
 from blocksync.manifest.folder import OsFolder
 from blocksync.options import CopyOptions, SendOptions
@@ -68,6 +69,11 @@ def copy_disk(
         )
         try:
             slot = Slot(_SLOT, target, folder)
+        except StateDamagedError as error:
+            target.close()
+            again = f"--overwrite {shlex.quote(target_path)}"
+            error.remedy = f"rm -r {shlex.quote(str(folder_path))}, then copy again with {again}: all is sent"
+            raise
         except BaseException:
             target.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from blocksync.errors import (
     PeerError,
     ProtocolError,
     SlotBusyError,
+    StateDamagedError,
     TargetError,
     TargetRefusedError,
 )
@@ -86,7 +88,7 @@ class Slot:
         self.verifying: Counter[bytes] = Counter()
         self.settled = threading.Condition(self.lock)
         self._folder = folder
-        self._store = SlotStore.load_or_none(folder, self.budget.cached_segments)
+        self._store = self._loaded()
         self._foreign = ForeignWrites(target, name)
         self._failed = False
         # What ended sessions made durable, and the one that runs: changed at once, since it is read without the lock.
@@ -96,6 +98,16 @@ class Slot:
     def holds_state(folder: OsFolder) -> bool:
         """Whether a pass was ever begun into this folder's slot."""
         return bool(folder.list())
+
+    def _loaded(self) -> SlotStore | None:
+        try:
+            return SlotStore.load_or_none(self._folder, self.budget.cached_segments)
+        except StateDamagedError as error:
+            error.message = f"slot {self.name}: {error.message}"
+            error.remedy = error.remedy.replace(
+                "SLOT --target PATH", f"{self.name} --target {shlex.quote(self.target.name)}"
+            )
+            raise
 
     @property
     def failed(self) -> bool:
@@ -330,7 +342,7 @@ class Slot:
             if self._failed or self._store is None or not self._store.usable:
                 if self._store is not None:
                     self._store.close()
-                self._store = SlotStore.load_or_none(self._folder, self.budget.cached_segments)
+                self._store = self._loaded()
             self._failed = False
 
     def forget(self) -> None:

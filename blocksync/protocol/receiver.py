@@ -75,7 +75,7 @@ class DataReceiver:
         if len(again) > MAX_RESEND_RANGES:
             raise ProtocolError(
                 "too many blocks of the target do not hold what they were last known to hold",
-                remedy="somebody else wrote to the target: blocksync manifest rebuild SLOT on the receiver",
+                remedy="somebody else wrote to the target; there: blocksync manifest rebuild SLOT --target PATH",
             )
         return self._say(FrameKind.DONE, encode_ranges(again))
 

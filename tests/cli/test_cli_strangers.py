@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import zlib
@@ -101,17 +102,32 @@ def test_state_of_an_older_format_or_with_a_damaged_table_is_rebuilt_for_its_sou
         raw[8:12] = (1).to_bytes(4, "little")
         raw[HEADER_BYTES - 4 : HEADER_BYTES] = zlib.crc32(raw[: HEADER_BYTES - 4]).to_bytes(4, "little")
     manifest.write_bytes(raw)
-    state = ("--target", there.target, "--state-dir", there.state, "--json")
-    assert (
-        "manifest rebuild"
-        in fails(command("recv", "--target", f"disk={there.target}", *state[2:], "--listen", "127.0.0.1"), 6)[
-            "remedy"
-        ]
+    state = ("--state-dir", there.state, "--json")
+    told = fails(
+        command("recv", "--target", f"disk={there.target}", *state, "--listen", "127.0.0.1"), 6, "slot disk"
     )
-    rebuilt = command("manifest", "rebuild", "disk", *state)
+    # What it says to type is typed.
+    _, found, typed = told["remedy"].partition("blocksync manifest rebuild ")
+    assert found, told
+    rebuilt = command("manifest", "rebuild", *shlex.split(typed), *state)
     assert rebuilt.code == 0, rebuilt
     assert rebuilt.last["size"] == 4 * MIB
     with receiver(folder, size=7 * MIB, ports=ports):
         again = command("send", disk, *near)
         assert again.code == 0, again
         assert again.last["changed"] == 0
+
+
+def test_a_copy_whose_state_is_damaged_says_how_to_begin_anew(folder: Path, disk: Path) -> None:
+    words = ("copy", disk, folder / "a copy.img", "--state-dir", folder / "s", "--json")
+    assert command(*words, "--create").code == 0
+    (manifest,) = (folder / "s" / "local").glob("*/slot/manifest")
+    raw = bytearray(manifest.read_bytes())
+    raw[HEADER_BYTES] ^= 0x55
+    manifest.write_bytes(raw)
+    remove, comma, again = fails(command(*words), 6)["remedy"].partition(", ")
+    assert comma
+    subprocess.run(shlex.split(remove), check=True)
+    consent = shlex.split(again.partition("with ")[2].partition(": ")[0])
+    assert command(*words, *consent).code == 0
+    assert (folder / "a copy.img").read_bytes() == disk.read_bytes()
