@@ -87,7 +87,7 @@ def estimate(
     flatten: bool,
     html: Path | None,
 ) -> int:
-    """Predict what moving SOURCE to a receiver takes, in about a quarter of a minute.
+    """Predict what moving SOURCE to a receiver takes, in about twenty seconds.
 
     Reads at most 2 % of the source, and rehearses a pass on the real link, to a scratch file beside the target or to
     nowhere: the target is not touched.
