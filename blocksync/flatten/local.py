@@ -83,6 +83,7 @@ def flatten_disks(
     for path in paths:
         refuse_itself(path, [disk.name for disk in disks])
     wishes = wishes_of(options)
+    wanted = RepairWishes(initramfs=options.rebuild_initramfs, skip=frozenset(options.skip))
     plan = plan_for(disks, wishes)
     with contextlib.ExitStack() as exits:
         sites = [
@@ -97,7 +98,6 @@ def flatten_disks(
         settle_all(grounds)
         report = RepairReport(root=0, changed=(), diff="")
         if options.repair:
-            wanted = RepairWishes(initramfs=options.rebuild_initramfs, skip=frozenset(options.skip))
             try:
                 report = repair(targets, plan, wanted, touch=lambda part: grounds[part.target].touch([part.number]))
             finally:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from blocksync.errors import FlattenError, GuestFileError, ProtocolError
+from blocksync.errors import FlattenError, GuestFileError, ProtocolError, UsageError
 from blocksync.flatten import bootloader, record
 from blocksync.flatten.aliases import AliasMap
 from blocksync.flatten.changes import (
@@ -23,6 +23,7 @@ from blocksync.flatten.initramfs import rebuild_initramfs
 from blocksync.flatten.leftovers import unknown_numbers
 from blocksync.flatten.mounts import privately
 from blocksync.flatten.plan import Plan
+from blocksync.flatten.rules import STEPS
 from blocksync.flatten.system import System, TargetDisk, Touch, assembled, look_at
 from blocksync.flatten.tree import Guest
 from blocksync.targets.base import Target
@@ -35,12 +36,22 @@ class RepairWishes:
     Args:
         dry_run: find out what would change, and change nothing.
         initramfs: rebuild it with the system's own tools, in a chroot: runs code of the system.
-        skip: rules that are left out, by name.
+        skip: steps that are left out, by name.
+
+    Raises:
+        UsageError: there is no such step.
     """
 
     dry_run: bool = False
     initramfs: bool = False
     skip: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        strange = sorted(self.skip - STEPS)
+        if strange:
+            raise UsageError(
+                f"the repair has no step {', '.join(strange)}", remedy=f"it has {', '.join(sorted(STEPS))}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

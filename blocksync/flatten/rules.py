@@ -177,6 +177,9 @@ RULES = (
     ),
 )
 
+STEPS = frozenset({*(rule.name for rule in RULES), "unit-names", "stale", "archive", "relabel", "loader"})
+"""Names of all steps of the repair."""
+
 REMOVED = (
     "etc/lvm/devices/system.devices",
     "etc/lvm/cache/.cache",

@@ -22,6 +22,7 @@ from blocksync.errors import (
     FlattenRefusedError,
     FlattenSpaceError,
     GuestMountError,
+    UsageError,
 )
 from blocksync.flatten import record
 from blocksync.flatten.aliases import AliasMap
@@ -219,6 +220,8 @@ def test_a_target_one_sector_too_small_and_one_with_an_old_table(tmp_path: Path)
         local(disk_path, tmp_path, create=False)
     assert caught.value.code == "BS1110"
     assert caught.value.remedy
+    with pytest.raises(UsageError, match="no step fsatb"):
+        local(disk_path, tmp_path, create=False, skip=("fsatb",))
     assert not any(target.read_bytes())
     # An old GPT's backup at the very end, where only the beginning was wiped.
     target.unlink()
