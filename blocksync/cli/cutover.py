@@ -238,13 +238,19 @@ def conclude(session: Session, result: TransferResult, to: str, *, following: bo
 def _last_words(result: TransferResult, to: str, *, following: bool) -> list[str]:
     lines = []
     if result.state == "finished":
-        lines.append(f"final pass done: the target is as the source was ({result.consistency} consistent)")
+        how = (
+            ", unless somebody wrote to it meanwhile"
+            if result.consistency == "live"
+            else f" ({result.consistency} consistent)"
+        )
+        lines.append(f"final pass done: the target is as the source was{how}")
     if result.passes > 1 or result.state == "finished":
         lines.extend(beside_the_truth([dataclasses.asdict(each) for each in result.forecasts]))
     lines.extend(told_removals([each.result for each in result.disks if each.result], result.removals))
     if result.pause is not None:
         with_verify = ", verifying included" if result.verified else ""
-        lines.append(f"the source stood still for {show_seconds(result.pause)}{with_verify}")
+        stood = "was taken as quiet" if result.consistency == "live" else "stood still"
+        lines.append(f"the source {stood} for {show_seconds(result.pause)}{with_verify}")
     for slot, identical in result.verified.items():
         lines.append(f"{'identical' if identical else 'DIFFERENT'}: slot {slot}")
     if not result.verified:

@@ -103,6 +103,9 @@ def _rows(progress: Progress, speed: Speed, width: int) -> Group:
     """A bar that takes what the words leave of the line, and the numbers below it, wrapped at whole facts."""
     size = max(progress.size, 1)
     title = printable(title_of(progress), max(10, width - 30) if width >= NARROW_CHARACTERS else width)
+    if not progress.size:
+        # Nothing that could be counted: a wait, a word on the way.
+        return Group(Text(title, style="bold", no_wrap=True, overflow="ellipsis"))
     share = f"{100 * progress.done // size:3d} %"
     amounts = f"{show_size(progress.done)} of {show_size(progress.size)}"
     parts = [Text(title, style="bold", no_wrap=True, overflow="ellipsis")] if width < NARROW_CHARACTERS else []

@@ -109,7 +109,7 @@ def _lines(info: ReceiptInfo) -> list[str]:
         lines += [
             f"disk      {disk['source']} ({disk['identity']}), {show_size(disk['size'])}",
             f"  slot    {disk['slot']} on {slot['target']}, generation {slot['generation']}",
-            f"  root    {slot['root']} ({slot['digest']}), {disk['consistency']} consistent",
+            f"  root    {slot['root']} ({slot['digest']}), {_consistency(disk['consistency'])}",
         ]
         if disk["unused_bytes"]:
             lines.append(f"  left out  {show_size(disk['unused_bytes'])} that no file uses")
@@ -144,3 +144,7 @@ def _lines(info: ReceiptInfo) -> list[str]:
 
 def _moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+def _consistency(word: str) -> str:
+    return "read live" if word == "live" else f"{word} consistent"

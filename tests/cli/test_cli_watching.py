@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_processes import MIB, command, receiver
 
-from blocksync.cli.live import LiveDisplay, sparkline
+from blocksync.cli.live import LiveDisplay, _rows, sparkline
 from blocksync.cli.logbook import FILES_KEPT, Logbook
 from blocksync.cli.output import Output
 from blocksync.cli.speed import Speed
@@ -69,6 +69,16 @@ def test_nothing_is_wider_than_the_window_and_the_facts_are_there(
     if width >= 40:
         for fact in ("ETA", "ratio 2.00", "limited by the link", "reading", "350 MiB of 0.98 GiB", "15 s to 1.6 s"):
             assert fact in text, fact
+
+
+def test_what_has_no_size_has_no_bar() -> None:
+    from rich.console import Console
+
+    console = Console(width=60, file=io.StringIO(), force_terminal=True)
+    console.print(_rows(Progress(stage="waiting", message="for the next pass"), Speed(), 60))
+    assert isinstance(console.file, io.StringIO)
+    assert "%" not in console.file.getvalue()
+    assert "waiting" in console.file.getvalue()
 
 
 def test_without_colours_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
