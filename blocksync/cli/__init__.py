@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,3 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from blocksync.cli.session import run
 
     return run(program, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def command() -> NoReturn:
+    """The process of the command: :func:`main`, and an end that no further signal turns into something else."""
+    from blocksync.cli.signals import INTERRUPTED_EXIT_CODE, ending
+
+    try:
+        code = main()
+    except KeyboardInterrupt:  # behind its last line
+        code = INTERRUPTED_EXIT_CODE
+    ending(code)
+    sys.exit(code)

@@ -67,11 +67,8 @@ class Interrupts:
         return self
 
     def _install(self) -> None:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            # What was started to ignore a signal (nohup, a shell's background job) goes on ignoring it.
-            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._handle)
+        for number in _heeded():
+            self._previous[number] = signal.signal(number, self._handle)
         if _POKE is not None:
             self._before_pokes = signal.signal(_POKE, self._poked)
         signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
@@ -161,6 +158,23 @@ class Interrupts:
             os._exit(INTERRUPTED_EXIT_CODE)
         cancel = self._cancel
         if cancel is not None:
-            self._output.note("stopping, and keeping what is durable; once more stops at once")
+            # In a thread: where a terminal is stopped or nobody reads, whoever prints waits for them, and the next
+            # signal must still be heard.
+            threading.Thread(target=self._say, name="stopping", daemon=True).start()
             cancel.set()
         self._insist()
+
+    def _say(self) -> None:
+        self._output.note("stopping, and keeping what is durable; once more stops at once")
+
+
+def ending(code: int) -> None:
+    """From here on, where all is said and done, a signal ends the process with the exit code that it has."""
+    for number in _heeded():
+        signal.signal(number, lambda *_: os._exit(code))
+
+
+def _heeded() -> list[signal.Signals]:
+    """What stops a command; what it was started to ignore (nohup, a shell's background job) stays ignored."""
+    known = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
+    return [number for number in known if number is not None and signal.getsignal(number) != signal.SIG_IGN]
