@@ -37,6 +37,21 @@ def loop_device(image: Path, *, sector: int = 512, read_only: bool = False) -> I
         run("losetup", "--detach", device)
 
 
+@contextmanager
+def mounted(path: Path, place: Path, *, read_only: bool = False) -> Iterator[Path]:
+    """An image's filesystem, mounted through a loop device, beside copies of itself; both are gone at the end."""
+    place.mkdir(exist_ok=True)
+    with path.open("rb") as file:
+        options = ["ro" if read_only else "rw", *(["nouuid"] if file.read(4) == b"XFSB" else [])]
+    with loop_device(path, read_only=read_only) as device:
+        run("mount", "-o", ",".join(options), device, place)
+        try:
+            yield place
+        finally:
+            run("umount", place)
+            released(device)
+
+
 def image(path: Path, size: int, content: bytes = b"") -> Path:
     """A sparse file that begins with ``content``."""
     with path.open("wb") as file:

@@ -5,26 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from tests.devices import image, loop_device, need_root, released, run
+from tests.devices import image, mounted, need_root, run
 
 MIB = 1 << 20
 SIZE = 96 * MIB
-
-
-@contextmanager
-def mounted(path: Path, place: Path, *, read_only: bool = False) -> Iterator[Path]:
-    place.mkdir(exist_ok=True)
-    with loop_device(path, read_only=read_only) as device:
-        run("mount", "-o", "ro" if read_only else "rw", device, place)
-        try:
-            yield place
-        finally:
-            run("umount", place)
-            released(device)
 
 
 def sums(folder: Path) -> dict[str, str]:

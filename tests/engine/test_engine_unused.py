@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from engine_used import MIB, SIZE, fill, mounted, sums, used_disk
+from engine_used import MIB, SIZE, fill, sums, used_disk
 
 from blocksync.api import CopyOptions, SendResult, copy
 from blocksync.control.service import Peer
@@ -24,7 +24,7 @@ from blocksync.manifest.folder import OsFolder
 from blocksync.results import VerifyResult
 from blocksync.sources import open_source
 from blocksync.targets import open_target
-from tests.devices import image, loop_device, need_root, run
+from tests.devices import image, loop_device, mounted, need_root, run
 
 
 @pytest.fixture

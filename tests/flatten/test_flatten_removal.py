@@ -8,8 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,7 @@ from blocksync.manifest.folder import OsFolder
 from blocksync.protocol.messages import CONTROL_VERSION, RemovalRequest
 from blocksync.targets import open_target
 from blocksync.volumes import files
-from tests.devices import image, loop_device, need_root, released, run
+from tests.devices import image, mounted, need_root, run
 from tests.vm.wire import receiving
 
 MIB = 1 << 20
@@ -48,18 +46,6 @@ SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB, "ntfs": 64 * MIB}
 MAKE = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q"), "ntfs": ("mkfs.ntfs", "-q", "-F", "-f")}
 EXCLUDE = ("/var/log/*.gz", "/cache/", "*.tmp")
 KEPT = ["cache-not", "etc/passwd", "var/log/kept.log"]
-
-
-@contextmanager
-def mounted(path: Path, place: Path) -> Iterator[Path]:
-    place.mkdir(exist_ok=True)
-    with loop_device(path) as device:
-        run("mount", "-o", "nouuid" if b"XFSB" in path.read_bytes()[:4] else "rw", device, place)
-        try:
-            yield place
-        finally:
-            run("umount", place)
-            released(device)
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from tests.devices import loop_device, need_root, released, run
+from tests.devices import mounted, need_root, run
 from tests.vm.guest import Guest
 
 MIB = 1 << 20
@@ -62,18 +62,6 @@ def hosting(folder: Path) -> Iterator[Host]:
         process.stdout.close()
 
 
-@contextmanager
-def mounted(path: Path, place: Path, *options: str) -> Iterator[Path]:
-    place.mkdir(exist_ok=True)
-    with loop_device(path) as device:
-        run("mount", *options, device, place)
-        try:
-            yield place
-        finally:
-            run("umount", place)
-            released(device)
-
-
 def sound(target: Path, kind: str, sums: str, folder: Path) -> int:
     """Check a target and its files; returns the highest number that its writer had come to."""
     copy = folder / "copy.img"
@@ -83,7 +71,7 @@ def sound(target: Path, kind: str, sums: str, folder: Path) -> int:
         run("e2fsck", "-fn", copy)
     numbers = []
     # Mounted for writing: that replays the log of an XFS.
-    with mounted(copy, folder / "mounted", *(["-o", "nouuid"] if kind == "xfs" else [])) as tree:
+    with mounted(copy, folder / "mounted") as tree:
         run("sh", "-c", 'cd "$1" && sha256sum --quiet --strict -c', "sh", tree, text=sums)
         for name in (name for name in os.listdir(tree) if name.isdigit()):
             content = (tree / name).read_bytes()
