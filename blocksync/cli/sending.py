@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from blocksync.results import FlattenResult
 
 MAX_CONNECTIONS = 64
+# Of one file; a device or an endless pipe must not fill memory.
+MOST_PATTERN_BYTES = 16 << 20
 
 
 def receiver_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,14 +69,21 @@ def patterns(exclude: tuple[str, ...], exclude_from: tuple[Path, ...]) -> tuple[
     """The rules that were typed, then those of the files.
 
     Raises:
-        UsageError: a file cannot be read.
+        UsageError: a file cannot be read, or has no end.
     """
     found = list(exclude)
     for path in exclude_from:
         try:
-            found += path.read_text(errors="surrogateescape").splitlines()
+            with path.open("rb") as file:
+                content = file.read(MOST_PATTERN_BYTES + 1)
         except OSError as error:
             raise from_os_error(error, UsageError, f"cannot read the patterns of {path}") from error
+        if len(content) > MOST_PATTERN_BYTES:
+            raise UsageError(
+                f"{path} has more than {MOST_PATTERN_BYTES >> 20} MiB of patterns",
+                remedy="name a file with one on each line",
+            )
+        found += os.fsdecode(content).splitlines()
     return tuple(found)
 
 

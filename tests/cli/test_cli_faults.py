@@ -377,3 +377,19 @@ def test_a_mistyped_command_is_told_the_one_it_resembles(typed: str, meant: str)
 def test_a_file_that_is_no_receipt(folder: Path) -> None:
     (folder / "note").write_text("not JSON")
     fails(command("receipt", "verify", folder / "note", "--json"), 9, "it is not JSON")
+
+
+def test_patterns_from_a_file_without_an_end_are_refused(folder: Path, disk: Path) -> None:
+    ended = command(
+        "copy",
+        disk,
+        folder / "t.img",
+        "--create",
+        "--exclude-from",
+        "/dev/zero",
+        "--state-dir",
+        folder / "s",
+        "--json",
+    )
+    fails(ended, 2, "/dev/zero", "patterns")
+    assert not (folder / "t.img").exists()
