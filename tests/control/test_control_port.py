@@ -190,10 +190,11 @@ def test_fields_out_of_bounds_are_refused_not_crashed_on(reach: Reach) -> None:
         assert told.value.exit_code in (2, 5, 7, 12), changes
 
 
-def test_large_bodies_are_not_read(served: Receiver, reach: Reach, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/v1/pair", "/v1/sessions", "/v1/divide", "/v1/verify", "/v1/receipt"])
+def test_large_bodies_are_not_read(served: Receiver, reach: Reach, tmp_path: Path, path: str) -> None:
     identity = Identity.load_or_create(prepare(tmp_path / "sender"))
     try:
-        status, _ = ask(served, identity, "POST", "/v1/sessions", b" " * (2 << 20))
+        status, _ = ask(served, identity, "POST", path, b" " * (2 << 20))
     except (ConnectionError, ssl.SSLError):
         return
     assert status == 413
