@@ -1,7 +1,8 @@
-"""The machine that the tests of snapshots share: booting it takes longer than most of them."""
+"""How the tests in machines end, and the machine that those of snapshots share: booting one takes long."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,11 @@ from tests.devices import image
 from tests.vm.guest import Guest
 from tests.vm.machine import Machine
 from tests.vm.package import package_disk, unpack
+
+
+def pytest_configure() -> None:
+    """Tests that are told to end put out their machines first, as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
